@@ -1,0 +1,20 @@
+// Batches in host memory, as the loader makes them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace outeffhop {
+
+/// A label that is not there (Hugging Face's convention).
+constexpr std::int32_t kIgnoredLabel = -100;
+
+struct Batch {
+  std::int64_t B = 0, T = 0;
+  std::vector<std::int32_t> input_ids;     ///< (B, T)
+  std::vector<std::int32_t> labels;        ///< (B, T) aligned with the position whose output predicts them, or kIgnoredLabel
+  std::vector<std::int32_t> key_lengths;   ///< (B), or empty when nothing is padded
+  std::vector<std::uint64_t> sample_ids;   ///< (B) global sample indices
+};
+
+}  // namespace outeffhop

@@ -1,0 +1,33 @@
+// Batches made ahead of time by a thread of their own.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "data/batch.h"
+#include "data/objective.h"
+#include "data/sampler.h"
+
+namespace outeffhop {
+
+/// Batch i of the loader holds samples [first_sample + i B, first_sample + (i + 1) B). An error met while preparing a batch is
+/// thrown by the next() that would have returned it. Destruction stops the thread.
+class Loader {
+ public:
+  Loader(const StreamSampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
+         std::uint64_t first_sample, std::size_t depth = 4);
+  ~Loader();
+
+  /// The next batch; waits for it if need be.
+  Batch next();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// One batch of samples [first, first + B), made in the caller's thread.
+Batch make_batch(const StreamSampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T,
+                 std::int64_t vocab_size, std::uint64_t first_sample);
+
+}  // namespace outeffhop

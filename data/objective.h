@@ -1,0 +1,29 @@
+// What a model is asked to predict: an interface, so that a new objective is a new class.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/batch.h"
+
+namespace outeffhop {
+
+class Objective {
+ public:
+  virtual ~Objective() = default;
+  /// Turns the clean tokens of batch.input_ids into inputs and labels. Depends only on tokens and sample ids.
+  virtual void apply(Batch& batch) const = 0;
+};
+
+/// Masked language modelling (Devlin et al. 2019): each non-special token is chosen with `probability`; of the chosen 80 %
+/// become `mask_id`, 10 % a random id of the whole vocabulary, 10 % stay. The choice is a pure function of (seed, sample
+/// index, position), so it never repeats in training, where the sample index runs on across epochs, and is fixed in evaluation.
+std::unique_ptr<Objective> make_masked_lm(double probability, std::int32_t mask_id, std::vector<std::int32_t> special_ids,
+                                          std::int64_t vocab_size, std::uint64_t seed);
+
+/// Next-token prediction inside each window: labels[t] = input_ids[t + 1], none at the last valid position.
+std::unique_ptr<Objective> make_causal_lm();
+
+}  // namespace outeffhop

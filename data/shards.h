@@ -1,0 +1,64 @@
+// Token shards in llm.c's format, memory-mapped.
+//
+//   version 1: 256 little-endian int32 of header {20240520, 1, token count}, then uint16 tokens
+//   version 2: the same header with {20240520, 2, bytes a token (2 or 4), count low word, count high word}, then tokens:
+//              for vocabularies over 65,536 or counts over 2^31
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace outeffhop {
+
+constexpr std::int32_t kShardMagic = 20240520;
+
+/// One shard file, mapped read-only. Throws Error(data) naming the file when header and size disagree.
+class Shard {
+ public:
+  explicit Shard(const std::string& path);
+  ~Shard();
+  Shard(Shard&&) noexcept;
+  Shard& operator=(Shard&&) noexcept;
+
+  const std::string& path() const { return path_; }
+  std::uint64_t token_count() const { return token_count_; }
+  /// Copies tokens [begin, begin + count) as int32.
+  void read(std::uint64_t begin, std::uint64_t count, std::int32_t* out) const;
+
+ private:
+  std::string path_;
+  void* mapping_ = nullptr;
+  std::size_t mapping_bytes_ = 0;
+  std::uint64_t token_count_ = 0;
+  int bytes_per_token_ = 2;
+};
+
+/// What scripts/tokenize_corpus.py writes beside its shards as metadata.json; llm.c's shards have none.
+struct ShardMetadata {
+  std::int64_t vocab_size = 0;                ///< 0: unknown
+  std::vector<std::int32_t> special_ids;      ///< never masked
+  /// Perplexity on the validation split of the training split's unigram distribution (add-one smoothed), over all tokens and
+  /// over the tokens that are not special; 0: unknown. What a model that knows only frequencies would reach.
+  double unigram_perplexity_all = 0.0, unigram_perplexity_non_special = 0.0;
+  std::int32_t mask_id = -1, pad_id = -1, cls_id = -1, sep_id = -1, bos_id = -1, eos_id = -1;
+};
+
+/// The shards of a glob pattern, sorted by path, and their metadata if there is any.
+class ShardSet {
+ public:
+  /// Throws Error(data) when nothing matches, or when any shard is damaged.
+  explicit ShardSet(const std::string& pattern);
+
+  const std::vector<Shard>& shards() const { return shards_; }
+  const ShardMetadata& metadata() const { return metadata_; }
+  std::uint64_t token_count() const { return token_count_; }
+
+ private:
+  std::vector<Shard> shards_;
+  ShardMetadata metadata_;
+  std::uint64_t token_count_ = 0;
+};
+
+}  // namespace outeffhop
