@@ -24,7 +24,9 @@ class Shard {
 
   const std::string& path() const { return path_; }
   std::uint64_t token_count() const { return token_count_; }
-  /// Copies tokens [begin, begin + count) as int32.
+  int version() const { return version_; }                  ///< of the format: 1 or 2
+  int bytes_per_token() const { return bytes_per_token_; }  ///< 2 or 4
+  /// Copies tokens [begin, begin + count) as int32; a 4-byte token of 2^31 or more comes out negative. Any thread.
   void read(std::uint64_t begin, std::uint64_t count, std::int32_t* out) const;
 
  private:
@@ -32,6 +34,7 @@ class Shard {
   void* mapping_ = nullptr;
   std::size_t mapping_bytes_ = 0;
   std::uint64_t token_count_ = 0;
+  int version_ = 1;
   int bytes_per_token_ = 2;
 };
 
@@ -45,10 +48,15 @@ struct ShardMetadata {
   std::int32_t mask_id = -1, pad_id = -1, cls_id = -1, sep_id = -1, bos_id = -1, eos_id = -1;
 };
 
-/// The shards of a glob pattern, sorted by path, and their metadata if there is any.
+/// Reads a metadata.json. Keys it does not know are passed over; ids that are null or missing are -1. Throws Error(io) when
+/// the file cannot be read, Error(data) naming file and key when its content is not what the key promises.
+ShardMetadata read_shard_metadata(const std::string& path);
+
+/// The shards of a glob pattern, sorted by path, and the metadata.json beside the first of them if there is one.
 class ShardSet {
  public:
-  /// Throws Error(data) when nothing matches, or when any shard is damaged.
+  /// `pattern` as in glob(7), with a leading ~ and {a,b} alternatives. Throws Error(data) when nothing matches, or when any
+  /// shard or the metadata is damaged.
   explicit ShardSet(const std::string& pattern);
 
   const std::vector<Shard>& shards() const { return shards_; }
