@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Configures build/ (once) and builds. Options that start with -D go to CMake, everything else names targets:
+#
+#   scripts/build.sh
+#   scripts/build.sh -DOUTEFFHOP_ONEDNN=OFF outeffhop
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+options=() targets=()
+for argument in "$@"; do
+  case "$argument" in
+    -D*) options+=("$argument") ;;
+    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) targets+=("$argument") ;;
+  esac
+done
+
+if [[ ! -f build/build.ninja ]]; then
+  options=(-G Ninja -DCMAKE_BUILD_TYPE=Release "${options[@]}")
+  if command -v ccache >/dev/null; then options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
+fi
+if ((${#options[@]})); then cmake -S . -B build "${options[@]}"; fi
+if ((${#targets[@]})); then
+  cmake --build build --parallel --target "${targets[@]}"
+else
+  cmake --build build --parallel
+fi

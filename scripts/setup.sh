@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Installs what the build needs, from the distribution's packages. Quick when everything is there.
+#
+#   scripts/setup.sh             the packages of the C++ side
+#   scripts/setup.sh --python    and .venv/ with what the Python scripts need (scripts/requirements.txt)
+#
+# Debian 12, Ubuntu 22.04 and 24.04. Without root or passwordless sudo it prints the command to run and exits with 1.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+want_python=0
+for argument in "$@"; do
+  case "$argument" in
+    --python) want_python=1 ;;
+    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "setup.sh: unknown option '$argument' (known: --python)" >&2; exit 2 ;;
+  esac
+done
+
+packages=(g++ cmake ninja-build python3-venv catch2 libcli11-dev nlohmann-json3-dev libfmt-dev libxxhash-dev)
+# Faster when there, but the build does without: oneDNN for matrix products, ccache for the second build.
+optional=(libdnnl-dev ccache)
+
+installed() { [[ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" == installed ]]; }
+
+if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+  cat >&2 <<'TEXT'
+setup.sh: this system has no apt. Please install by its own means: a C++20 compiler (g++ 11 or newer), CMake 3.22, Ninja,
+Python 3 with venv, and the development files of Catch2, CLI11, nlohmann/json, fmt and xxHash; oneDNN (dnnl) makes matrix
+products several times faster, ccache helps repeated builds. Then run scripts/build.sh.
+TEXT
+  exit 1
+fi
+
+missing=()
+for package in "${packages[@]}"; do installed "$package" || missing+=("$package"); done
+missing_optional=()
+for package in "${optional[@]}"; do installed "$package" || missing_optional+=("$package"); done
+
+if ((${#missing[@]} + ${#missing_optional[@]})); then
+  if [[ $EUID -eq 0 ]]; then
+    as_root=(env DEBIAN_FRONTEND=noninteractive)
+  elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+    as_root=(sudo -n env DEBIAN_FRONTEND=noninteractive)
+  elif ((${#missing[@]})); then
+    echo "setup.sh: packages are missing, and this user may not install them. Please run:" >&2
+    echo "  sudo apt-get update && sudo apt-get install -y ${missing[*]} ${missing_optional[*]}" >&2
+    exit 1
+  else
+    echo "setup.sh: optional packages that would help: sudo apt-get install -y ${missing_optional[*]}" >&2
+    as_root=()
+  fi
+  if ((${#as_root[@]})); then
+    # An outdated list is the usual reason for a failed install; one that cannot be refreshed may still be good enough.
+    "${as_root[@]}" apt-get update -qq || echo "setup.sh: the package lists could not be refreshed; going on with the old ones" >&2
+    if ((${#missing[@]})); then
+      echo "setup.sh: installing ${missing[*]}"
+      "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    fi
+    for package in "${missing_optional[@]}"; do
+      echo "setup.sh: installing $package"
+      "${as_root[@]}" apt-get install -y -qq --no-install-recommends "$package" >/dev/null ||
+        echo "setup.sh: $package could not be installed; the build does without it" >&2
+    done
+  fi
+fi
+
+if ((want_python)); then
+  # The stamp holds the requirements it was made from: a changed list installs again.
+  stamp=.venv/requirements.installed
+  if ! cmp -s scripts/requirements.txt "$stamp"; then
+    [[ -x .venv/bin/python ]] || python3 -m venv .venv
+    echo "setup.sh: installing the Python packages of scripts/requirements.txt into .venv/"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r scripts/requirements.txt
+    cp scripts/requirements.txt "$stamp"
+  fi
+fi

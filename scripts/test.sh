@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Builds with warnings as errors and runs every test: the C++ ones by ctest, the Python ones, and a syntax check of the
+# scripts. Options go to ctest: scripts/test.sh -R train/
+#
+# The last line says how many passed and failed; the exit status is 0 only if none failed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+passed=0 failed=0 skipped=0
+# one NAME COMMAND...: a check that counts as one test.
+one() {
+  local name=$1
+  shift
+  if "$@"; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    echo "FAILED: $name"
+  fi
+}
+finish() {
+  local line="$passed passed, $failed failed"
+  if ((skipped)); then line+=", $skipped skipped"; fi
+  echo "$line"
+  ((failed == 0))
+}
+
+scripts/setup.sh --python
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+one "build" scripts/build.sh -DOUTEFFHOP_WERROR=ON -DOUTEFFHOP_TESTS=ON
+if ((failed)); then finish; exit; fi
+
+# ctest's own summary is read rather than its exit status alone, so that a run without tests is not taken for a good one.
+ctest --test-dir build -j2 --output-on-failure "$@" 2>&1 | tee "$log" || true
+if [[ $(grep -E 'tests? failed out of [0-9]+' "$log" | tail -1) =~ ([0-9]+)\ tests?\ failed\ out\ of\ ([0-9]+) ]]; then
+  failed=$((failed + BASH_REMATCH[1]))
+  passed=$((passed + BASH_REMATCH[2] - BASH_REMATCH[1]))
+else
+  echo "FAILED: ctest ran no test"
+  failed=$((failed + 1))
+fi
+
+if [[ -d tests/python ]]; then
+  .venv/bin/python -m unittest discover -s tests/python 2>&1 | tee "$log" || true
+  ran=$(sed -nE 's/^Ran ([0-9]+) tests?.*/\1/p' "$log" | tail -1)
+  if [[ -z "$ran" || "$ran" == 0 ]]; then
+    echo "FAILED: unittest ran no test"
+    failed=$((failed + 1))
+  else
+    bad=0
+    for count in $(grep -E '^FAILED \(' "$log" | grep -oE '(failures|errors|unexpected successes)=[0-9]+' | grep -oE '[0-9]+'); do
+      bad=$((bad + count))
+    done
+    # A run that neither says OK nor counts its failures broke off.
+    if ! grep -qE '^OK' "$log" && ((bad == 0)); then bad=1; fi
+    left_out=$(grep -E '^(OK|FAILED) \(' "$log" | grep -oE 'skipped=[0-9]+' | grep -oE '[0-9]+' | tail -1 || true)
+    skipped=$((skipped + ${left_out:-0}))
+    failed=$((failed + bad))
+    passed=$((passed + (ran > bad + ${left_out:-0} ? ran - bad - ${left_out:-0} : 0)))
+  fi
+fi
+
+while IFS= read -r script; do one "python syntax of $script" .venv/bin/python -m py_compile "$script"; done \
+  < <(find scripts tests -name '*.py' | sort)
+while IFS= read -r script; do one "shell syntax of $script" bash -n "$script"; done < <(find scripts .ci -name '*.sh' -o -path .ci/run | sort)
+
+finish
