@@ -11,10 +11,10 @@ constexpr std::int32_t kIgnoredLabel = -100;
 
 struct Batch {
   std::int64_t B = 0, T = 0;
-  std::vector<std::int32_t> input_ids;     ///< (B, T)
-  std::vector<std::int32_t> labels;        ///< (B, T) aligned with the position whose output predicts them, or kIgnoredLabel
-  std::vector<std::int32_t> key_lengths;   ///< (B), or empty when nothing is padded
-  std::vector<std::uint64_t> sample_ids;   ///< (B) global sample indices
+  std::vector<std::int32_t> input_ids;    ///< (B, T)
+  std::vector<std::int32_t> labels;       ///< (B, T) aligned with the position whose output predicts them, or kIgnoredLabel
+  std::vector<std::int32_t> key_lengths;  ///< (B), or empty when nothing is padded
+  std::vector<std::uint64_t> sample_ids;  ///< (B) global sample indices
 };
 
 }  // namespace outeffhop

@@ -65,8 +65,8 @@ struct Loader::State {
 
 Loader::Loader(const StreamSampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T,
                std::int64_t vocab_size, std::uint64_t first_sample, std::size_t depth)
-    : state_(new State{sampler, objective, B, T, vocab_size, std::max<std::size_t>(depth, 1), first_sample, {}, {}, {}, {}, false,
-                       {}}) {
+    : state_(new State{
+          sampler, objective, B, T, vocab_size, std::max<std::size_t>(depth, 1), first_sample, {}, {}, {}, {}, false, {}}) {
   state_->thread = std::thread([state = state_.get()] { state->run(); });
 }
 

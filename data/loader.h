@@ -10,9 +10,9 @@
 
 namespace outeffhop {
 
-/// Batch i of the loader holds samples [first_sample + i B, first_sample + (i + 1) B). An error met while preparing a batch is
-/// thrown by the next() that would have returned it, and by every later one. Destruction stops the thread. Sampler, its shards
-/// and objective must outlive the loader. At most `depth` batches (at least one) wait at a time.
+/// Batch i of the loader holds samples [first_sample + i B, first_sample + (i + 1) B). An error met while preparing a batch
+/// is thrown by the next() that would have returned it, and by every later one. Destruction stops the thread. Sampler, its
+/// shards and objective must outlive the loader. At most `depth` batches (at least one) wait at a time.
 class Loader {
  public:
   Loader(const StreamSampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,

@@ -54,8 +54,9 @@ class MetadataReader {
 
  private:
   std::int64_t to_integer(const char* key, const Json& value, std::int64_t low, std::int64_t high) const {
-    const bool fits = value.is_number_integer() && !(value.is_number_unsigned() &&
-                      value.get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()));
+    const bool fits = value.is_number_integer() &&
+                      !(value.is_number_unsigned() &&
+                        value.get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()));
     if (!fits || value.get<std::int64_t>() < low || value.get<std::int64_t>() > high) {
       complain(key, value, fmt::format("a whole number from {} to {}", low, high));
     }
@@ -63,8 +64,8 @@ class MetadataReader {
   }
 
   [[noreturn]] void complain(const std::string& key, const Json& value, const std::string& expected) const {
-    fail(ErrorKind::data, "{} has {} = {}, expected {}", path_, key, value.dump(-1, ' ', false, Json::error_handler_t::replace),
-         expected);
+    fail(ErrorKind::data, "{} has {} = {}, expected {}", path_, key,
+         value.dump(-1, ' ', false, Json::error_handler_t::replace), expected);
   }
 
   std::string path_;
@@ -80,8 +81,8 @@ ShardMetadata read_shard_metadata(const std::string& path) {
   try {
     root = Json::parse(file);
   } catch (const Json::parse_error& error) {
-    fail(ErrorKind::data, "{} is not valid JSON near byte {}: make it again with scripts/tokenize_corpus.py, or remove it", path,
-         error.byte);
+    fail(ErrorKind::data, "{} is not valid JSON near byte {}: make it again with scripts/tokenize_corpus.py, or remove it",
+         path, error.byte);
   }
   const MetadataReader reader(path, std::move(root));
   constexpr std::int64_t largest = std::numeric_limits<std::int32_t>::max();

@@ -61,7 +61,8 @@ class MaskedLm final : public Objective {
   }
 
   void apply_at(std::uint64_t sample, std::uint32_t t, std::int32_t& token, std::int32_t& label) const {
-    require(token >= 0 && token < vocab_size_, "token {} of sample {} masked with a vocabulary of {}", token, sample, vocab_size_);
+    require(token >= 0 && token < vocab_size_, "token {} of sample {} masked with a vocabulary of {}", token, sample,
+            vocab_size_);
     if (special_[static_cast<std::size_t>(token)]) return;
     const PhiloxBlock draw = sample_block(key_, sample, t, 0);
     if (uniform53(draw.w[0], draw.w[1]) >= probability_) return;

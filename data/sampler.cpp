@@ -32,8 +32,8 @@ std::uint64_t Permutation::operator()(std::uint64_t i) const {
   do {
     std::uint64_t left = i >> half_bits_, right = i & mask;
     for (std::uint32_t round = 0; round < kFeistelRounds; ++round) {
-      const PhiloxBlock block = philox({k0_, k1_}, static_cast<std::uint32_t>(right), round, static_cast<std::uint32_t>(epoch_),
-                                       static_cast<std::uint32_t>(epoch_ >> 32));
+      const PhiloxBlock block = philox({k0_, k1_}, static_cast<std::uint32_t>(right), round,
+                                       static_cast<std::uint32_t>(epoch_), static_cast<std::uint32_t>(epoch_ >> 32));
       const std::uint64_t mixed = left ^ (block.w[0] & mask);
       left = right;
       right = mixed;
@@ -71,7 +71,8 @@ void StreamSampler::sample(std::uint64_t k, std::int64_t vocab_size, std::int32_
     const auto token = static_cast<std::uint32_t>(out[t]);
     if (static_cast<std::int64_t>(token) >= vocab_size) {
       fail(ErrorKind::data,
-           "shard {} holds token {} at position {}, but the vocabulary has {} ids: the shard was made with another tokenizer, or "
+           "shard {} holds token {} at position {}, but the vocabulary has {} ids: the shard was made with another "
+           "tokenizer, or "
            "vocab_size is too small",
            shard.path(), token, begin + static_cast<std::uint64_t>(t), vocab_size);
     }

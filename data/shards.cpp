@@ -51,18 +51,21 @@ struct Header {
 /// What the first 1024 bytes promise; everything in it that can be wrong without knowing the file's size.
 Header parse_header(const std::string& path, const std::int32_t* words) {
   if (words[0] != kShardMagic) {
-    fail(ErrorKind::data, "{} is not a token shard: its first word is {}, expected {} (scripts/tokenize_corpus.py makes shards)",
-         path, words[0], kShardMagic);
+    fail(ErrorKind::data,
+         "{} is not a token shard: its first word is {}, expected {} (scripts/tokenize_corpus.py makes shards)", path,
+         words[0], kShardMagic);
   }
   if (words[1] == 1) {
-    if (words[2] <= 0) fail(ErrorKind::data, "shard {} promises {} tokens in its header, expected at least 1", path, words[2]);
+    if (words[2] <= 0)
+      fail(ErrorKind::data, "shard {} promises {} tokens in its header, expected at least 1", path, words[2]);
     return {1, 2, static_cast<std::uint64_t>(words[2])};
   }
   if (words[1] == 2) {
     if (words[2] != 2 && words[2] != 4) {
       fail(ErrorKind::data, "shard {} (version 2) says {} bytes a token in its header, expected 2 or 4", path, words[2]);
     }
-    const std::uint64_t count = (std::uint64_t{static_cast<std::uint32_t>(words[4])} << 32) | static_cast<std::uint32_t>(words[3]);
+    const std::uint64_t count =
+        (std::uint64_t{static_cast<std::uint32_t>(words[4])} << 32) | static_cast<std::uint32_t>(words[3]);
     if (count == 0) fail(ErrorKind::data, "shard {} promises 0 tokens in its header, expected at least 1", path);
     return {2, words[2], count};
   }
@@ -80,7 +83,8 @@ std::vector<std::string> matching_paths(const std::string& pattern) {
          status == GLOB_NOSPACE ? "out of memory" : "a directory could not be read");
   }
   if (paths.empty()) {
-    fail(ErrorKind::data, "no shard matches \"{}\": check the path, or make shards with scripts/tokenize_corpus.py", pattern);
+    fail(ErrorKind::data, "no shard matches \"{}\": check the path, or make shards with scripts/tokenize_corpus.py",
+         pattern);
   }
   // glob sorts by locale and one brace alternative at a time; the data order must depend on neither.
   std::sort(paths.begin(), paths.end());
@@ -95,15 +99,17 @@ Shard::Shard(const std::string& path) : path_(path) {
   if (fd < 0) fail(ErrorKind::io, "cannot open shard {}: {}", path, std::strerror(errno));
   const FileDescriptor file(fd);
   struct stat status {};
-  if (::fstat(file.get(), &status) != 0) fail(ErrorKind::io, "cannot read the size of shard {}: {}", path, std::strerror(errno));
+  if (::fstat(file.get(), &status) != 0)
+    fail(ErrorKind::io, "cannot read the size of shard {}: {}", path, std::strerror(errno));
   if (!S_ISREG(status.st_mode)) fail(ErrorKind::data, "shard {} is not a regular file", path);
   const auto bytes = static_cast<std::uint64_t>(status.st_size);
   if (bytes < kHeaderBytes) {
-    fail(ErrorKind::data, "shard {} holds {} bytes, less than the {} of a shard's header: it was cut or is not a shard", path,
-         bytes, kHeaderBytes);
+    fail(ErrorKind::data, "shard {} holds {} bytes, less than the {} of a shard's header: it was cut or is not a shard",
+         path, bytes, kHeaderBytes);
   }
   void* mapping = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, file.get(), 0);
-  if (mapping == MAP_FAILED) fail(ErrorKind::io, "cannot map the {} bytes of shard {}: {}", bytes, path, std::strerror(errno));
+  if (mapping == MAP_FAILED)
+    fail(ErrorKind::io, "cannot map the {} bytes of shard {}: {}", bytes, path, std::strerror(errno));
   // From here on the mapping is owned, but a constructor that throws runs no destructor.
   try {
     const Header header = parse_header(path, static_cast<const std::int32_t*>(mapping));
@@ -151,8 +157,8 @@ Shard& Shard::operator=(Shard&& other) noexcept {
 }
 
 void Shard::read(std::uint64_t begin, std::uint64_t count, std::int32_t* out) const {
-  require(begin <= token_count_ && count <= token_count_ - begin, "tokens [{}, {} + {}) read from shard {} of {} tokens", begin,
-          begin, count, path_, token_count_);
+  require(begin <= token_count_ && count <= token_count_ - begin, "tokens [{}, {} + {}) read from shard {} of {} tokens",
+          begin, begin, count, path_, token_count_);
   const auto* tokens = static_cast<const unsigned char*>(mapping_) + kHeaderBytes;
   if (bytes_per_token_ == 2) {
     const auto* from = reinterpret_cast<const std::uint16_t*>(tokens) + begin;

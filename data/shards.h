@@ -40,8 +40,8 @@ class Shard {
 
 /// What scripts/tokenize_corpus.py writes beside its shards as metadata.json; llm.c's shards have none.
 struct ShardMetadata {
-  std::int64_t vocab_size = 0;                ///< 0: unknown
-  std::vector<std::int32_t> special_ids;      ///< never masked
+  std::int64_t vocab_size = 0;            ///< 0: unknown
+  std::vector<std::int32_t> special_ids;  ///< never masked
   /// Perplexity on the validation split of the training split's unigram distribution (add-one smoothed), over all tokens and
   /// over the tokens that are not special; 0: unknown. What a model that knows only frequencies would reach.
   double unigram_perplexity_all = 0.0, unigram_perplexity_non_special = 0.0;
