@@ -1,0 +1,164 @@
+// Flash attention on the CPU, forward (Dao et al. 2022): a block of query rows against blocks of keys, an online softmax
+// between two products of register tiles. What a head needs more than once lies in fp32 scratch, O(T D): its keys
+// transposed in panels, its values as rows.
+#include "kernels/cpu/simd/attention.h"
+#include "kernels/cpu/simd/attention_rows.h"
+
+namespace outeffhop::cpu::OUTEFFHOP_ISA {
+
+namespace {
+
+/// Running state of a block of query rows, in the caller's scratch.
+struct QueryBlock {
+  float* queries;  ///< (kQueryRows, Dp), times scale
+  float* logits;   ///< (kQueryRows, kKeys), then the probabilities up to the factor exp(-maximum)
+  float* outputs;  ///< (kQueryRows, Dp)
+  float *maximum, *sum, *shrink, *block_value;  ///< (kQueryRows)
+  std::int64_t* visible;                        ///< (kQueryRows): visible keys of each row
+};
+
+struct ForwardScratch {
+  float* transposed_keys;
+  float* values;
+  float* strip;
+  QueryBlock block;
+  std::int64_t size;
+
+  ForwardScratch(const AttentionProblem& p, float* base) {
+    const std::int64_t Dp = round_up(p.D, W);
+    Carver take{base};
+    transposed_keys = take(transposed_size(p.Tk, p.D));
+    values = take(p.Tk * Dp);
+    strip = take(W * Dp);
+    block.queries = take(kQueryRows * Dp);
+    block.logits = take(kQueryRows * kKeys);
+    block.outputs = take(kQueryRows * Dp);
+    block.maximum = take(kQueryRows);
+    block.sum = take(kQueryRows);
+    block.shrink = take(kQueryRows);
+    block.block_value = take(kQueryRows);
+    block.visible = reinterpret_cast<std::int64_t*>(take(2 * kQueryRows));
+    size = take.used;
+  }
+};
+
+/// Logits of keys [begin, begin + columns) to probabilities up to exp(-maximum); maximum, sum and outputs move on.
+static inline void online_softmax(const Dropout& dropout, std::uint64_t sample, std::int64_t first_row, std::int64_t rows,
+                           std::int64_t begin, std::int64_t columns, std::int64_t Dp, bool first, const QueryBlock& block) {
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const float* s = block.logits + row * kKeys;
+    const std::int64_t visible = smaller(block.visible[row] - begin, columns);
+    vf maximum = splat(kNoMaximum);
+    std::int64_t j = 0;
+    for (; j + W <= visible; j += W) maximum = max(maximum, load(s + j));
+    if (j < visible) maximum = max(maximum, first_lanes(load(s + j), visible - j, kNoMaximum));
+    block.block_value[row] = hmax(maximum);
+  }
+  for (std::int64_t row = 0; row < rows; row += W) {
+    const vf before = load(block.maximum + row), after = max(before, load(block.block_value + row));
+    store(block.maximum + row, after);
+    store(block.shrink + row, exp(before - after));
+  }
+  std::uint16_t bits[kKeys];
+  for (std::int64_t row = 0; row < rows; ++row) {
+    float* s = block.logits + row * kKeys;
+    const std::int64_t visible = smaller(block.visible[row] - begin, columns);
+    const vf maximum = splat(block.maximum[row]);
+    vf total = {};
+    if (dropout && visible > 0)
+      tiled_bits(dropout, sample, static_cast<std::uint32_t>(first_row + row), begin, visible, bits);
+    std::int64_t j = 0;
+    for (; j < visible; j += W) {
+      vf p = exp(load(s + j) - maximum);
+      if (j + W > visible) p = first_lanes(p, visible - j, 0.0f);
+      total += p;
+      store(s + j, dropout ? p * kept_scale(dropout, bits + j) : p);
+    }
+    for (; j < columns; j += W) store(s + j, vf{});
+    block.block_value[row] = sum(total);
+    if (!first) {
+      float* o = block.outputs + row * Dp;
+      for (std::int64_t d = 0; d < Dp; d += W) store(o + d, load(o + d) * block.shrink[row]);
+    }
+  }
+  for (std::int64_t row = 0; row < rows; row += W)
+    store(block.sum + row, load(block.sum + row) * load(block.shrink + row) + load(block.block_value + row));
+}
+
+/// Rows [begin, begin + rows) of head (b, h), whose keys and values lie packed in scratch.
+static inline void query_block(const AttentionForward& op, std::int64_t b, std::int64_t h, std::int64_t begin, std::int64_t rows,
+                        const ForwardScratch& scratch) {
+  const AttentionProblem& p = op.problem;
+  const QueryBlock& block = scratch.block;
+  const std::int64_t Dp = round_up(p.D, W);
+  const SoftmaxStart start = softmax_start(p);
+  for (std::int64_t row = 0; row < kQueryRows; row += W) {
+    store(block.maximum + row, splat(start.maximum));
+    store(block.sum + row, splat(start.sum));
+    store(block.block_value + row, splat(kNoMaximum));
+  }
+  for (std::int64_t row = 0; row < rows; ++row) block.visible[row] = visible_keys(p, b, begin + row);
+  const std::int64_t keys = block.visible[rows - 1];  // the last row sees most
+  const std::uint64_t sample = p.dropout ? p.dropout.sample_ids[b] : 0;
+
+  load_rows(op.q, b, h, begin, rows, p.D, p.scale, block.queries);
+  if (keys == 0)
+    for (std::int64_t i = 0; i < rows * Dp; i += W) store(block.outputs + i, vf{});
+  for (std::int64_t key = 0; key < keys; key += kKeys) {
+    const std::int64_t count = smaller(kKeys, keys - key), columns = round_up(count, W);
+    RightOperand right = panels(scratch.transposed_keys, Dp);
+    right.data += key / kPanel * right.panel_stride;
+    product<false>(rows, columns, Dp, block.queries, Dp, right, block.logits, kKeys, false);
+    online_softmax(p.dropout, sample, h * p.Tq + begin, rows, key, columns, Dp, key == 0, block);
+    product<false>(rows, Dp, count, block.logits, kKeys, row_major(scratch.values + key * Dp, Dp), block.outputs, Dp, key > 0);
+  }
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const float total = block.sum[row];
+    const float inverse = total > 0.0f || total != total ? 1.0f / total : 0.0f;
+    float* o = block.outputs + row * Dp;
+    for (std::int64_t d = 0; d < Dp; d += W) store(o + d, load(o + d) * inverse);
+    if (op.lse.data) {
+      float* lse = static_cast<float*>(op.lse.data) + (b * p.H + h) * p.Tq + begin;
+      lse[row] = total == 0.0f ? 0.0f : block.maximum[row] + __builtin_logf(total);
+    }
+  }
+  store_rows(op.o, b, h, begin, rows, p.D, 1.0f, false, block.outputs);
+}
+
+}  // namespace
+
+std::int64_t attention_forward_scratch(const AttentionProblem& problem) { return ForwardScratch(problem, nullptr).size; }
+
+void attention_forward(const AttentionForward& op, int part, int parts, float* base) {
+  const AttentionProblem& p = op.problem;
+  const ForwardScratch scratch(p, base);
+  const std::int64_t Dp = round_up(p.D, W);
+  const std::int64_t blocks = blocks_of(p.Tq, kQueryRows);
+  const auto last_row = [&p](std::int64_t block) { return smaller(p.Tq, (block + 1) * kQueryRows) - 1; };
+  const auto cost = [&](std::int64_t b, std::int64_t block) { return visible_keys(p, b, last_row(block)) + 16; };
+  std::int64_t total = 0;
+  for (std::int64_t b = 0; b < p.B; ++b)
+    for (std::int64_t block = 0; block < blocks; ++block) total += p.H * cost(b, block);
+
+  const Share share(total, part, parts);
+  std::int64_t start = 0;
+  for (std::int64_t b = 0; b < p.B; ++b) {
+    for (std::int64_t h = 0; h < p.H; ++h) {
+      std::int64_t packed = 0;  // keys of this head that lie in scratch
+      for (std::int64_t block = 0; block < blocks; start += cost(b, block), ++block) {
+        if (!share.holds(start)) continue;
+        const std::int64_t begin = block * kQueryRows, rows = last_row(block) + 1 - begin;
+        const std::int64_t keys = visible_keys(p, b, begin + rows - 1);
+        if (packed < keys) {
+          const std::int64_t from = packed / W * W;  // the last strip may have been cut short
+          load_transposed(op.k, b, h, from, keys - from, p.D, scratch.strip, scratch.transposed_keys);
+          load_rows(op.v, b, h, packed, keys - packed, p.D, 1.0f, scratch.values + packed * Dp);
+          packed = keys;
+        }
+        query_block(op, b, h, begin, rows, scratch);
+      }
+    }
+  }
+}
+
+}  // namespace outeffhop::cpu::OUTEFFHOP_ISA
