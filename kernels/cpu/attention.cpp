@@ -1,4 +1,6 @@
 // Attention on the CPU: checks, threads and scratch. The arithmetic is in kernels/cpu/simd/attention*.cpp.
+#include "kernels/attention.h"
+
 #include <omp.h>
 
 #include <atomic>
@@ -6,7 +8,6 @@
 #include <cstdlib>
 #include <new>
 
-#include "kernels/attention.h"
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/simd/attention.h"
@@ -17,21 +18,23 @@ namespace outeffhop::cpu {
 namespace {
 
 AttentionKernels kernels_of_this_processor() {
-#define OUTEFFHOP_ATTENTION_TABLE(level)                                          \
-  {                                                                               \
-    level::attention_forward_scratch, level::attention_forward,                   \
-        level::attention_backward_scratch, level::attention_backward,             \
-        level::attention_observed_scratch, level::attention_scores,               \
-        level::attention_probabilities, level::attention_context                  \
+#define OUTEFFHOP_ATTENTION_TABLE(level)                                                           \
+  {                                                                                                \
+    level::attention_forward_scratch, level::attention_forward, level::attention_backward_scratch, \
+        level::attention_backward, level::attention_observed_scratch, level::attention_scores,     \
+        level::attention_probabilities, level::attention_context                                   \
   }
   switch (detected_isa()) {
 #if defined(OUTEFFHOP_HAS_ISA_AVX512)
-    case Isa::avx512: return OUTEFFHOP_ATTENTION_TABLE(isa_avx512);
+    case Isa::avx512:
+      return OUTEFFHOP_ATTENTION_TABLE(isa_avx512);
 #endif
 #if defined(OUTEFFHOP_HAS_ISA_AVX2)
-    case Isa::avx2: return OUTEFFHOP_ATTENTION_TABLE(isa_avx2);
+    case Isa::avx2:
+      return OUTEFFHOP_ATTENTION_TABLE(isa_avx2);
 #endif
-    default: return OUTEFFHOP_ATTENTION_TABLE(isa_baseline);
+    default:
+      return OUTEFFHOP_ATTENTION_TABLE(isa_baseline);
   }
 #undef OUTEFFHOP_ATTENTION_TABLE
 }
@@ -77,22 +80,24 @@ void run_parts(int threads, void (*kernel)(const Op&, int, int, float*), const O
   }
   if (out_of_memory) {
     fail(ErrorKind::unsupported,
-         "{} of {} queries, {} keys and head size {} needs {:.1f} MiB of scratch memory a thread, which the system did not grant; "
+         "{} of {} queries, {} keys and head size {} needs {:.1f} MiB of scratch memory a thread, which the system did not "
+         "grant; "
          "use a shorter sequence or fewer threads",
          name, op.problem.Tq, op.problem.Tk, op.problem.D, static_cast<double>(scratch_floats) * 4.0 / (1 << 20));
   }
 }
 
 void check_problem(const AttentionProblem& p, const char* name) {
-  require(p.B >= 0 && p.H >= 0 && p.Tq >= 0 && p.Tk >= 0 && p.D >= 1, "{}: impossible sizes B {}, H {}, Tq {}, Tk {}, D {}", name,
-          p.B, p.H, p.Tq, p.Tk, p.D);
+  require(p.B >= 0 && p.H >= 0 && p.Tq >= 0 && p.Tk >= 0 && p.D >= 1, "{}: impossible sizes B {}, H {}, Tq {}, Tk {}, D {}",
+          name, p.B, p.H, p.Tq, p.Tk, p.D);
   require(!p.dropout || p.dropout.sample_ids, "{}: dropout without sample ids", name);
   if (!(p.n >= 0.0f) || std::isinf(p.n))
     fail(ErrorKind::unsupported, "{}: the softmax constant n must be a finite number of at least 0, got {}", name, p.n);
 #if defined(OUTEFFHOP_VANILLA_SOFTMAX)
   if (p.n != 0.0f)
     fail(ErrorKind::unsupported,
-         "{}: this program was built with OUTEFFHOP_VANILLA_SOFTMAX=ON and computes the ordinary softmax (n = 0) alone, but n = {} "
+         "{}: this program was built with OUTEFFHOP_VANILLA_SOFTMAX=ON and computes the ordinary softmax (n = 0) alone, but "
+         "n = {} "
          "was asked for; build with -DOUTEFFHOP_VANILLA_SOFTMAX=OFF, or choose the softmax \"vanilla\"",
          name, p.n);
 #endif
@@ -106,7 +111,8 @@ void check_storage(const View& view, const char* name, const char* operand) {
 }
 
 void check_rows(const AttentionProblem& p, std::int64_t begin, std::int64_t rows, const char* name) {
-  require(begin >= 0 && rows >= 0 && begin + rows <= p.Tq, "{}: rows [{}, {}) of {} queries", name, begin, begin + rows, p.Tq);
+  require(begin >= 0 && rows >= 0 && begin + rows <= p.Tq, "{}: rows [{}, {}) of {} queries", name, begin, begin + rows,
+          p.Tq);
 }
 
 }  // namespace

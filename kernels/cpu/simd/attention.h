@@ -1,5 +1,5 @@
-// The attention kernels of each instruction-set level. kernels/cpu/attention.cpp checks the problem, owns the threads and their
-// scratch, and calls one of these tables; the sources beside this header fill them.
+// The attention kernels of each instruction-set level. kernels/cpu/attention.cpp checks the problem, owns the threads and
+// their scratch, and calls one of these tables; the sources beside this header fill them.
 #pragma once
 
 #include <cstdint>
@@ -24,16 +24,16 @@ struct AttentionKernels {
   void (*context)(const AttentionContext&, int part, int parts, float* scratch);
 };
 
-#define OUTEFFHOP_ATTENTION_LEVEL(level)                                                     \
-  namespace level {                                                                          \
-  std::int64_t attention_forward_scratch(const AttentionProblem&);                           \
-  void attention_forward(const AttentionForward&, int part, int parts, float* scratch);      \
-  std::int64_t attention_backward_scratch(const AttentionProblem&);                          \
-  void attention_backward(const AttentionBackward&, int part, int parts, float* scratch);    \
-  std::int64_t attention_observed_scratch(const AttentionProblem&);                          \
-  void attention_scores(const AttentionScores&, int part, int parts, float* scratch);        \
-  void attention_probabilities(const AttentionProbabilities&, int part, int parts, float*);  \
-  void attention_context(const AttentionContext&, int part, int parts, float* scratch);      \
+#define OUTEFFHOP_ATTENTION_LEVEL(level)                                                    \
+  namespace level {                                                                         \
+  std::int64_t attention_forward_scratch(const AttentionProblem&);                          \
+  void attention_forward(const AttentionForward&, int part, int parts, float* scratch);     \
+  std::int64_t attention_backward_scratch(const AttentionProblem&);                         \
+  void attention_backward(const AttentionBackward&, int part, int parts, float* scratch);   \
+  std::int64_t attention_observed_scratch(const AttentionProblem&);                         \
+  void attention_scores(const AttentionScores&, int part, int parts, float* scratch);       \
+  void attention_probabilities(const AttentionProbabilities&, int part, int parts, float*); \
+  void attention_context(const AttentionContext&, int part, int parts, float* scratch);     \
   }
 
 OUTEFFHOP_ATTENTION_LEVEL(isa_baseline)

@@ -4,19 +4,22 @@
 // d_q; tiles seen by both are computed twice, and every sum keeps its order, so the bits do not change.
 #include "kernels/cpu/simd/attention.h"
 #include "kernels/cpu/simd/attention_rows.h"
+#include "kernels/cpu/simd/philox.h"
 
 namespace outeffhop::cpu::OUTEFFHOP_ISA {
 
 namespace {
 
+static_assert(kKeys == kPhiloxColumns);
+
 /// One head in fp32. Rows are padded to Dp = round_up(D, 16) floats with zeros.
 struct BackwardScratch {
-  float *queries, *d_outputs;                      ///< (Tq, Dp); queries times scale
+  float *queries, *d_outputs;                         ///< (Tq, Dp); queries times scale
   float *keys, *transposed_keys, *transposed_values;  ///< (Tk, Dp), panels, panels
-  float *d_queries, *d_keys, *d_values;            ///< sums, (T, Dp)
-  float* output_products;                          ///< (Tq): D_i = d_o_i . o_i
-  float *probabilities, *d_logits;                 ///< a tile, (kQueryRows, kKeys)
-  float* strip;                                    ///< 16 rows
+  float *d_queries, *d_keys, *d_values;               ///< sums, (T, Dp)
+  float* output_products;                             ///< (Tq): D_i = d_o_i . o_i
+  float *probabilities, *d_logits;                    ///< a tile, (kQueryRows, kKeys)
+  float* strip;                                       ///< 16 rows
   std::int64_t size;
 
   BackwardScratch(const AttentionProblem& p, float* base) {
@@ -50,8 +53,9 @@ struct Wanted {
 };
 
 /// In: logits and d_o v^T. Out: dropped probabilities, and d logits / scale.
-static inline void softmax_backward(const AttentionProblem& p, std::int64_t b, std::int64_t h, std::int64_t query, std::int64_t rows,
-                             std::int64_t key, std::int64_t columns, const float* lse, const BackwardScratch& scratch) {
+static inline void softmax_backward(const AttentionProblem& p, std::int64_t b, std::int64_t h, std::int64_t query,
+                                    std::int64_t rows, std::int64_t key, std::int64_t columns, const float* lse,
+                                    const BackwardScratch& scratch) {
   std::uint16_t bits[kKeys];
   const std::uint64_t sample = p.dropout ? p.dropout.sample_ids[b] : 0;
   for (std::int64_t row = 0; row < rows; ++row) {
@@ -59,14 +63,14 @@ static inline void softmax_backward(const AttentionProblem& p, std::int64_t b, s
     float* ds = scratch.d_logits + row * kKeys;
     const std::int64_t visible = smaller(larger(visible_keys(p, b, query + row) - key, 0), columns);
     if (p.dropout && visible > 0)
-      tiled_bits(p.dropout, sample, static_cast<std::uint32_t>(h * p.Tq + query + row), key, visible, bits);
+      philox_bits_tiled(p.dropout.key, sample, static_cast<std::uint32_t>(h * p.Tq + query + row), key, visible, bits);
     const vf log_sum = splat(lse[query + row]), product_with_output = splat(scratch.output_products[query + row]);
     std::int64_t j = 0;
     for (; j < visible; j += W) {
       vf probability = exp(load(s + j) - log_sum);
       if (j + W > visible) probability = first_lanes(probability, visible - j, 0.0f);
       if (p.dropout) {
-        const vf kept = kept_scale(p.dropout, bits + j);
+        const vf kept = dropout_factor(bits + j, p.dropout.threshold, p.dropout.scale);
         store(s + j, probability * kept);
         store(ds + j, probability * (kept * load(ds + j) - product_with_output));
       } else {
@@ -102,7 +106,8 @@ static inline void backward_tile(const AttentionBackward& op, std::int64_t b, st
   softmax_backward(p, b, h, query, rows, key, columns, lse, scratch);
 
   if (wanted.d_v)
-    product<true>(count, Dp, rows, scratch.probabilities, kKeys, row_major(d_outputs, Dp), scratch.d_values + key * Dp, Dp, true);
+    product<true>(count, Dp, rows, scratch.probabilities, kKeys, row_major(d_outputs, Dp), scratch.d_values + key * Dp, Dp,
+                  true);
   if (wanted.d_k)
     product<true>(count, Dp, rows, scratch.d_logits, kKeys, row_major(queries, Dp), scratch.d_keys + key * Dp, Dp, true);
   if (wanted.d_q)
@@ -116,8 +121,9 @@ static inline void clear(float* rows, std::int64_t begin, std::int64_t end, std:
 
 /// Head h of samples [sample_begin, sample_end), in order: all tiles of the query blocks x key blocks. A gradient that the
 /// batch shares is written after the last sample.
-static inline void backward_head(const AttentionBackward& op, std::int64_t h, std::int64_t sample_begin, std::int64_t sample_end,
-                                 Blocks query_blocks, Blocks key_blocks, Wanted wanted, const BackwardScratch& scratch) {
+static inline void backward_head(const AttentionBackward& op, std::int64_t h, std::int64_t sample_begin,
+                                 std::int64_t sample_end, Blocks query_blocks, Blocks key_blocks, Wanted wanted,
+                                 const BackwardScratch& scratch) {
   const AttentionProblem& p = op.problem;
   const std::int64_t Dp = round_up(p.D, W);
   const std::int64_t query_begin = query_blocks.begin * kQueryRows, query_end = smaller(p.Tq, query_blocks.end * kQueryRows);
@@ -153,9 +159,11 @@ static inline void backward_head(const AttentionBackward& op, std::int64_t h, st
       store_rows(op.d_q, b, h, query_begin, query_end - query_begin, p.D, p.scale, op.accumulate_d_q,
                  scratch.d_queries + query_begin * Dp);
     if (wanted.d_k && (last || op.d_k.batch_stride != 0))
-      store_rows(op.d_k, b, h, key_begin, key_end - key_begin, p.D, 1.0f, op.accumulate_d_k, scratch.d_keys + key_begin * Dp);
+      store_rows(op.d_k, b, h, key_begin, key_end - key_begin, p.D, 1.0f, op.accumulate_d_k,
+                 scratch.d_keys + key_begin * Dp);
     if (wanted.d_v && (last || op.d_v.batch_stride != 0))
-      store_rows(op.d_v, b, h, key_begin, key_end - key_begin, p.D, 1.0f, op.accumulate_d_v, scratch.d_values + key_begin * Dp);
+      store_rows(op.d_v, b, h, key_begin, key_end - key_begin, p.D, 1.0f, op.accumulate_d_v,
+                 scratch.d_values + key_begin * Dp);
   }
 }
 
@@ -200,7 +208,8 @@ void attention_backward(const AttentionBackward& op, int part, int parts, float*
     for (std::int64_t group = 0; group < groups; start += cost_of_sample, ++group) {
       const auto of = group_of(group);
       if (of.h == 0) cost_of_sample = cost(of.sample_begin);
-      if (share.holds(start)) backward_head(op, of.h, of.sample_begin, of.sample_begin + samples, queries, keys, wanted, scratch);
+      if (share.holds(start))
+        backward_head(op, of.h, of.sample_begin, of.sample_begin + samples, queries, keys, wanted, scratch);
     }
     return;
   }
@@ -214,7 +223,8 @@ void attention_backward(const AttentionBackward& op, int part, int parts, float*
   };
   const auto cost_of_queries = [&](std::int64_t first_sample, std::int64_t query_block) {
     std::int64_t tiles = 1;
-    for (std::int64_t b = first_sample; b < first_sample + samples; ++b) tiles += blocks_of(keys_seen(b, query_block), kKeys);
+    for (std::int64_t b = first_sample; b < first_sample + samples; ++b)
+      tiles += blocks_of(keys_seen(b, query_block), kKeys);
     return wanted.d_q ? 3 * tiles : 0;
   };
   std::int64_t total = 0;

@@ -3,10 +3,13 @@
 // transposed in panels, its values as rows.
 #include "kernels/cpu/simd/attention.h"
 #include "kernels/cpu/simd/attention_rows.h"
+#include "kernels/cpu/simd/philox.h"
 
 namespace outeffhop::cpu::OUTEFFHOP_ISA {
 
 namespace {
+
+static_assert(kKeys == kPhiloxColumns);
 
 /// Running state of a block of query rows, in the caller's scratch.
 struct QueryBlock {
@@ -44,7 +47,8 @@ struct ForwardScratch {
 
 /// Logits of keys [begin, begin + columns) to probabilities up to exp(-maximum); maximum, sum and outputs move on.
 static inline void online_softmax(const Dropout& dropout, std::uint64_t sample, std::int64_t first_row, std::int64_t rows,
-                           std::int64_t begin, std::int64_t columns, std::int64_t Dp, bool first, const QueryBlock& block) {
+                                  std::int64_t begin, std::int64_t columns, std::int64_t Dp, bool first,
+                                  const QueryBlock& block) {
   for (std::int64_t row = 0; row < rows; ++row) {
     const float* s = block.logits + row * kKeys;
     const std::int64_t visible = smaller(block.visible[row] - begin, columns);
@@ -66,13 +70,13 @@ static inline void online_softmax(const Dropout& dropout, std::uint64_t sample, 
     const vf maximum = splat(block.maximum[row]);
     vf total = {};
     if (dropout && visible > 0)
-      tiled_bits(dropout, sample, static_cast<std::uint32_t>(first_row + row), begin, visible, bits);
+      philox_bits_tiled(dropout.key, sample, static_cast<std::uint32_t>(first_row + row), begin, visible, bits);
     std::int64_t j = 0;
     for (; j < visible; j += W) {
       vf p = exp(load(s + j) - maximum);
       if (j + W > visible) p = first_lanes(p, visible - j, 0.0f);
       total += p;
-      store(s + j, dropout ? p * kept_scale(dropout, bits + j) : p);
+      store(s + j, dropout ? p * dropout_factor(bits + j, dropout.threshold, dropout.scale) : p);
     }
     for (; j < columns; j += W) store(s + j, vf{});
     block.block_value[row] = sum(total);
@@ -86,8 +90,8 @@ static inline void online_softmax(const Dropout& dropout, std::uint64_t sample, 
 }
 
 /// Rows [begin, begin + rows) of head (b, h), whose keys and values lie packed in scratch.
-static inline void query_block(const AttentionForward& op, std::int64_t b, std::int64_t h, std::int64_t begin, std::int64_t rows,
-                        const ForwardScratch& scratch) {
+static inline void query_block(const AttentionForward& op, std::int64_t b, std::int64_t h, std::int64_t begin,
+                               std::int64_t rows, const ForwardScratch& scratch) {
   const AttentionProblem& p = op.problem;
   const QueryBlock& block = scratch.block;
   const std::int64_t Dp = round_up(p.D, W);
@@ -110,7 +114,8 @@ static inline void query_block(const AttentionForward& op, std::int64_t b, std::
     right.data += key / kPanel * right.panel_stride;
     product<false>(rows, columns, Dp, block.queries, Dp, right, block.logits, kKeys, false);
     online_softmax(p.dropout, sample, h * p.Tq + begin, rows, key, columns, Dp, key == 0, block);
-    product<false>(rows, Dp, count, block.logits, kKeys, row_major(scratch.values + key * Dp, Dp), block.outputs, Dp, key > 0);
+    product<false>(rows, Dp, count, block.logits, kKeys, row_major(scratch.values + key * Dp, Dp), block.outputs, Dp,
+                   key > 0);
   }
   for (std::int64_t row = 0; row < rows; ++row) {
     const float total = block.sum[row];

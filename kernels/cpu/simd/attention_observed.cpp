@@ -49,7 +49,8 @@ static inline void store_elements(const Tensor& tensor, std::int64_t offset, std
                              : write(static_cast<bf16*>(tensor.data) + offset);
 }
 
-/// Calls visit(b, h, first row within the block, rows) for this part's blocks of rows; enter(b, h) before the first of a head.
+/// Calls visit(b, h, first row within the block, rows) for this part's blocks of rows; enter(b, h) before the first of a
+/// head.
 template <class Enter, class Visit>
 static inline void for_each_row_block(const AttentionProblem& p, std::int64_t rows, int part, int parts, const Enter& enter,
                                       const Visit& visit) {
@@ -85,7 +86,8 @@ void attention_scores(const AttentionScores& op, int part, int parts, float* bas
           right.data += key / kPanel * right.panel_stride;
           product<false>(rows, round_up(count, W), Dp, scratch.rows, Dp, right, scratch.matrix, kKeys, false);
           for (std::int64_t row = 0; row < rows; ++row)
-            store_elements(op.scores, ((b * p.H + h) * op.rows + begin + row) * p.Tk + key, count, scratch.matrix + row * kKeys);
+            store_elements(op.scores, ((b * p.H + h) * op.rows + begin + row) * p.Tk + key, count,
+                           scratch.matrix + row * kKeys);
         }
       });
 }
@@ -135,7 +137,8 @@ void attention_context(const AttentionContext& op, int part, int parts, float* b
           for (std::int64_t row = 0; row < rows; ++row)
             load_elements(op.probabilities, ((b * p.H + h) * op.rows + begin + row) * p.Tk + key, count,
                           scratch.matrix + row * kKeys);
-          product<false>(rows, Dp, count, scratch.matrix, kKeys, row_major(scratch.values + key * Dp, Dp), scratch.rows, Dp, true);
+          product<false>(rows, Dp, count, scratch.matrix, kKeys, row_major(scratch.values + key * Dp, Dp), scratch.rows, Dp,
+                         true);
         }
         store_rows(op.o, b, h, op.row_begin + begin, rows, p.D, 1.0f, false, scratch.rows);
       });

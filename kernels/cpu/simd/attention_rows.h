@@ -1,5 +1,5 @@
-// What the attention kernels share: strided heads to and from fp32 rows, which keys a row sees, dropout of a row of
-// probabilities, and how work is cut for threads.
+// What the attention kernels share: strided heads to and from fp32 rows, which keys a row sees, and how work is cut for
+// threads.
 #pragma once
 
 #include "kernels/attention.h"
@@ -8,11 +8,13 @@
 namespace outeffhop::cpu::OUTEFFHOP_ISA {
 
 constexpr std::int64_t kQueryRows = 48;  ///< query rows of a block: whole tiles of kTileRows
-constexpr std::int64_t kKeys = 128;      ///< keys of a block: whole panels, and what one 16-lane Philox call serves
+constexpr std::int64_t kKeys = 128;      ///< keys of a block: whole panels, and the columns of one batch of dropout bits
 
 OUTEFFHOP_INLINE constexpr std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 OUTEFFHOP_INLINE constexpr std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
-OUTEFFHOP_INLINE constexpr std::int64_t blocks_of(std::int64_t count, std::int64_t size) { return (count + size - 1) / size; }
+OUTEFFHOP_INLINE constexpr std::int64_t blocks_of(std::int64_t count, std::int64_t size) {
+  return (count + size - 1) / size;
+}
 
 /// The constant n of the denominator: known at compile time where the binary is built for the ordinary softmax alone.
 #if defined(OUTEFFHOP_VANILLA_SOFTMAX)
@@ -48,7 +50,8 @@ OUTEFFHOP_INLINE vf first_lanes(vf x, std::int64_t count, float other) {
 }
 
 template <class T>
-static inline void load_rows_of(const T* from, std::int64_t row_stride, std::int64_t rows, std::int64_t D, float scale, float* to) {
+static inline void load_rows_of(const T* from, std::int64_t row_stride, std::int64_t rows, std::int64_t D, float scale,
+                                float* to) {
   const std::int64_t padded = round_up(D, W), whole = D / W * W;
   for (std::int64_t row = 0; row < rows; ++row, from += row_stride, to += padded) {
     for (std::int64_t d = 0; d < whole; d += W) store(to + d, load(from + d) * scale);
@@ -57,8 +60,8 @@ static inline void load_rows_of(const T* from, std::int64_t row_stride, std::int
 }
 
 /// Rows [begin, begin + rows) of head (b, h), times scale, as fp32 rows of round_up(D, 16) floats; the padding is 0.
-OUTEFFHOP_INLINE void load_rows(const ConstHeadView& view, std::int64_t b, std::int64_t h, std::int64_t begin, std::int64_t rows,
-                                std::int64_t D, float scale, float* to) {
+OUTEFFHOP_INLINE void load_rows(const ConstHeadView& view, std::int64_t b, std::int64_t h, std::int64_t begin,
+                                std::int64_t rows, std::int64_t D, float scale, float* to) {
   const std::int64_t offset = b * view.batch_stride + begin * view.row_stride + h * view.head_stride;
   if (view.dtype == DType::f32) {
     load_rows_of(static_cast<const float*>(view.data) + offset, view.row_stride, rows, D, scale, to);
@@ -68,8 +71,8 @@ OUTEFFHOP_INLINE void load_rows(const ConstHeadView& view, std::int64_t b, std::
 }
 
 template <class T>
-static inline void store_rows_of(T* to, std::int64_t row_stride, std::int64_t rows, std::int64_t D, float scale, bool accumulate,
-                                 const float* from) {
+static inline void store_rows_of(T* to, std::int64_t row_stride, std::int64_t rows, std::int64_t D, float scale,
+                                 bool accumulate, const float* from) {
   const std::int64_t padded = round_up(D, W), whole = D / W * W;
   for (std::int64_t row = 0; row < rows; ++row, to += row_stride, from += padded) {
     for (std::int64_t d = 0; d < whole; d += W) {
@@ -94,10 +97,10 @@ OUTEFFHOP_INLINE void store_rows(const HeadView& view, std::int64_t b, std::int6
   }
 }
 
-/// Rows [begin, begin + rows) transposed into panels whose column 0 is row 0 of the head; begin is a multiple of 16. Columns up
-/// to the next multiple of 16 become 0. `strip` holds 16 rows.
-static inline void load_transposed(const ConstHeadView& view, std::int64_t b, std::int64_t h, std::int64_t begin, std::int64_t rows,
-                                   std::int64_t D, float* strip, float* out) {
+/// Rows [begin, begin + rows) transposed into panels whose column 0 is row 0 of the head; begin is a multiple of 16. Columns
+/// up to the next multiple of 16 become 0. `strip` holds 16 rows.
+static inline void load_transposed(const ConstHeadView& view, std::int64_t b, std::int64_t h, std::int64_t begin,
+                                   std::int64_t rows, std::int64_t D, float* strip, float* out) {
   const std::int64_t padded = round_up(D, W);
   for (std::int64_t row = 0; row < rows; row += W) {
     const std::int64_t count = smaller(W, rows - row);
@@ -110,26 +113,6 @@ static inline void load_transposed(const ConstHeadView& view, std::int64_t b, st
 /// Floats of the panels of `rows` transposed rows.
 constexpr std::int64_t transposed_size(std::int64_t rows, std::int64_t D) {
   return round_up(rows, larger(kPanel, W)) * round_up(D, W);
-}
-
-/// The 16 random bits of columns [column, column + count) of a row of probabilities, in the tiled mapping of random.h, where the
-/// halves of word w of the four blocks of a tile are its columns 8 w ... 8 w + 7. column is a multiple of 32.
-static inline void tiled_bits(const Dropout& dropout, std::uint64_t sample, std::uint32_t row, std::int64_t column,
-                              std::int64_t count, std::uint16_t* bits) {
-  for (std::int64_t tile = 0; tile * 32 < count; ++tile) {
-    for (std::uint32_t quad = 0; quad < 4; ++quad) {
-      const auto block = static_cast<std::uint32_t>((column / 32 + tile) * 4) + quad;
-      const PhiloxBlock random = sample_block(dropout.key, sample, row, block);
-      for (int word = 0; word < 4; ++word) std::memcpy(bits + tile * 32 + word * 8 + quad * 2, &random.w[word], 4);
-    }
-  }
-}
-
-/// dropout.scale where 16 elements are kept, 0 where they are dropped.
-OUTEFFHOP_INLINE vf kept_scale(const Dropout& dropout, const std::uint16_t* bits) {
-  vh h;
-  std::memcpy(&h, bits, sizeof h);
-  return __builtin_convertvector(h, vi) < static_cast<std::int32_t>(dropout.threshold) ? vf{} : splat(dropout.scale);
 }
 
 /// Cuts one scratch buffer into aligned pieces. Without a buffer it only counts.

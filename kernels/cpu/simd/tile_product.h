@@ -43,8 +43,8 @@ OUTEFFHOP_INLINE RightOperand panels(const float* data, std::int64_t inner) { re
 
 /// Rows x Vectors native vectors of C. Transposed: A is given as (inner x rows), element (r, k) at a[k a_stride + r].
 template <int Rows, int Vectors, bool Transposed>
-static inline void tile(std::int64_t inner, const float* a, std::int64_t a_stride, const float* b, std::int64_t b_stride, float* c,
-                        std::int64_t c_stride, bool accumulate) {
+static inline void tile(std::int64_t inner, const float* a, std::int64_t a_stride, const float* b, std::int64_t b_stride,
+                        float* c, std::int64_t c_stride, bool accumulate) {
   NativeVector sums[Rows][Vectors];
   for (int r = 0; r < Rows; ++r)
     for (int v = 0; v < Vectors; ++v) sums[r][v] = NativeVector{};
@@ -76,8 +76,8 @@ static inline void tile_of_width(int vectors, std::int64_t inner, const float* a
 
 /// C (rows x columns, row-major) = or += A B. columns is a multiple of 16; a_stride as in `tile`.
 template <bool Transposed>
-static inline void product(std::int64_t rows, std::int64_t columns, std::int64_t inner, const float* a, std::int64_t a_stride,
-                           RightOperand b, float* c, std::int64_t c_stride, bool accumulate) {
+static inline void product(std::int64_t rows, std::int64_t columns, std::int64_t inner, const float* a,
+                           std::int64_t a_stride, RightOperand b, float* c, std::int64_t c_stride, bool accumulate) {
   for (std::int64_t column = 0; column < columns; column += kPanel) {
     const float* panel = b.data + (column / kPanel) * b.panel_stride;
     const std::int64_t left_over = columns - column;
@@ -86,13 +86,24 @@ static inline void product(std::int64_t rows, std::int64_t columns, std::int64_t
       const float* from = Transposed ? a + row : a + row * a_stride;
       float* to = c + row * c_stride + column;
       switch (rows - row) {
-        case 1: tile_of_width<1, Transposed>(vectors, inner, from, a_stride, panel, b.row_stride, to, c_stride, accumulate); break;
-        case 2: tile_of_width<2, Transposed>(vectors, inner, from, a_stride, panel, b.row_stride, to, c_stride, accumulate); break;
-        case 3: tile_of_width<3, Transposed>(vectors, inner, from, a_stride, panel, b.row_stride, to, c_stride, accumulate); break;
-        case 4: tile_of_width<4, Transposed>(vectors, inner, from, a_stride, panel, b.row_stride, to, c_stride, accumulate); break;
-        case 5: tile_of_width<5, Transposed>(vectors, inner, from, a_stride, panel, b.row_stride, to, c_stride, accumulate); break;
+        case 1:
+          tile_of_width<1, Transposed>(vectors, inner, from, a_stride, panel, b.row_stride, to, c_stride, accumulate);
+          break;
+        case 2:
+          tile_of_width<2, Transposed>(vectors, inner, from, a_stride, panel, b.row_stride, to, c_stride, accumulate);
+          break;
+        case 3:
+          tile_of_width<3, Transposed>(vectors, inner, from, a_stride, panel, b.row_stride, to, c_stride, accumulate);
+          break;
+        case 4:
+          tile_of_width<4, Transposed>(vectors, inner, from, a_stride, panel, b.row_stride, to, c_stride, accumulate);
+          break;
+        case 5:
+          tile_of_width<5, Transposed>(vectors, inner, from, a_stride, panel, b.row_stride, to, c_stride, accumulate);
+          break;
         default:
-          tile_of_width<kTileRows, Transposed>(vectors, inner, from, a_stride, panel, b.row_stride, to, c_stride, accumulate);
+          tile_of_width<kTileRows, Transposed>(vectors, inner, from, a_stride, panel, b.row_stride, to, c_stride,
+                                               accumulate);
       }
     }
   }
@@ -110,10 +121,13 @@ static inline void transpose_rows(const float* in, std::int64_t rows, std::int64
     for (std::int64_t k = 0; k < width; k += 4) {
       Quad r[4];
       for (int i = 0; i < 4; ++i) std::memcpy(&r[i], from + i * width + k, sizeof r[i]);
-      const Quad low01 = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), high01 = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
-      const Quad low23 = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5), high23 = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
-      const Quad c[4] = {__builtin_shufflevector(low01, low23, 0, 1, 4, 5), __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
-                         __builtin_shufflevector(high01, high23, 0, 1, 4, 5), __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
+      const Quad low01 = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5),
+                 high01 = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
+      const Quad low23 = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5),
+                 high23 = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
+      const Quad c[4] = {
+          __builtin_shufflevector(low01, low23, 0, 1, 4, 5), __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
+          __builtin_shufflevector(high01, high23, 0, 1, 4, 5), __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
       for (int i = 0; i < 4; ++i) std::memcpy(to + (k + i) * kPanel, &c[i], sizeof c[i]);
     }
   }
