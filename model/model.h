@@ -46,10 +46,10 @@ struct Site {
 /// What a visitor is shown at a site. `data` may be changed in place (fake quantisation): the forward goes on with it.
 struct SiteValue {
   Tensor data;
-  std::int64_t samples = 0;         ///< B (attention blocks: B)
-  std::int64_t rows_per_sample = 0; ///< T (attention blocks: heads x query rows of the block)
+  std::int64_t samples = 0;         ///< B (attention blocks: B; head: 1)
+  std::int64_t rows_per_sample = 0; ///< T (attention blocks: heads x query rows of the block; head: labelled rows of the chunk)
   std::int64_t channels = 0;        ///< values a row
-  std::int64_t row_begin = 0;       ///< attention blocks: first query row; otherwise 0
+  std::int64_t row_begin = 0;       ///< attention blocks: first query row; head: first label of the chunk; otherwise 0
 };
 
 class SiteVisitor {

@@ -1,0 +1,175 @@
+#include "model/head.h"
+
+#include <algorithm>
+
+#include "model/mlp_block.h"
+
+namespace outeffhop {
+
+void Head::plan(Arena& workspace, const Capacity& capacity) {
+  const auto row_bytes = V * static_cast<std::int64_t>(size_of(capacity.dtype));
+  const std::int64_t within_budget = std::max(kBucket, kLogitBytes / row_bytes / kBucket * kBucket);
+  chunk_rows_ = std::min(padded_rows(capacity.rows()), within_budget);
+  const DType dtype = capacity.dtype;
+  gathered_ = workspace.take(chunk_rows_ * C, dtype);
+  logits_ = workspace.take(chunk_rows_ * V, dtype);
+  if (projection) {
+    pre_ = workspace.take(chunk_rows_ * E, dtype);
+    post_ = workspace.take(chunk_rows_ * E, dtype);
+  }
+  if (norm) {
+    normed_ = workspace.take(chunk_rows_ * E, dtype);
+    mean_ = workspace.take(chunk_rows_, unrounded(dtype));
+    rstd_ = workspace.take(chunk_rows_, unrounded(dtype));
+  }
+  if (capacity.training) d_transformed_ = workspace.take(chunk_rows_ * E, dtype);
+}
+
+Head::Chunk Head::chunk_at(std::int64_t begin, std::int64_t total) const {
+  const std::int64_t count = std::min(chunk_rows_, total - begin);
+  return {begin, count, padded_rows(count)};
+}
+
+/// Observers see the rows of labels, not the padding.
+void Head::show(const Pass& pass, std::size_t site, Tensor data, std::int64_t channels, const Chunk& chunk) const {
+  pass.show(site, {data, 1, chunk.count, channels, chunk.begin});
+}
+
+ConstTensor Head::gather(const Pass& pass, ConstTensor hidden, const Chunk& chunk) const {
+  GatherRows op;
+  op.count = chunk.count;
+  op.padded_count = chunk.padded;
+  op.C = C;
+  op.index = pass.batch.label_rows + chunk.begin;
+  op.x = hidden;
+  op.out = gathered_;  // (chunk, C)
+  pass.device.run(op);
+  return gathered_;
+}
+
+/// Everything before the decoder: rows (chunk, C) -> (chunk, E).
+ConstTensor Head::transform(const Pass& pass, ConstTensor rows, const Chunk& chunk) const {
+  if (!projection) return rows;
+  if (activation == Activation::none) {
+    linear_forward(pass.device, *projection, chunk.padded, rows, post_);
+    show(pass, projection_site, post_, E, chunk);
+  } else if (pass.wants(projection_site)) {
+    linear_forward(pass.device, *projection, chunk.padded, rows, pre_);
+    show(pass, projection_site, pre_, E, chunk);
+    activate(pass.device, activation, one, chunk.padded * E, pre_, post_);
+  } else {
+    activated_linear(pass.device, *projection, activation, chunk.padded, rows, pass.backward_follows ? pre_ : Tensor{}, post_);
+  }
+  if (activation != Activation::none) show(pass, activation_site, post_, E, chunk);
+  if (!norm) return post_;
+  LayerNormForward op;
+  op.B = 1;
+  op.T = chunk.padded;
+  op.C = E;
+  op.epsilon = epsilon;
+  op.x = post_;
+  op.weight = norm->weight.value;
+  op.bias = norm->bias.value;
+  op.out = normed_;
+  if (pass.backward_follows) {
+    op.mean = mean_;
+    op.rstd = rstd_;
+  }
+  pass.device.run(op);
+  show(pass, norm_site, normed_, E, chunk);
+  return normed_;
+}
+
+void Head::decode(const Pass& pass, ConstTensor transformed, std::int64_t rows, Tensor logits) const {
+  linear_forward(pass.device, decoder, rows, transformed, logits);  // (rows, V)
+}
+
+void Head::cross_entropy(const Pass& pass, const Chunk& chunk, double* loss_sum, bool write_gradient) const {
+  CrossEntropy op;
+  op.rows = chunk.count;
+  op.V = V;
+  op.row_stride = V;
+  op.logits = logits_;
+  op.targets = pass.batch.label_ids + chunk.begin;
+  op.write_gradient = write_gradient;
+  op.loss_sum = loss_sum;
+  pass.device.run(op);
+  if (write_gradient && chunk.padded > chunk.count) {
+    const Tensor padding = logits_.at(chunk.count * V);
+    pass.device.zero(padding.data, static_cast<std::size_t>((chunk.padded - chunk.count) * V) * size_of(padding.dtype));
+  }
+}
+
+void Head::forward(const Pass& pass, ConstTensor hidden, double* loss_sum) const {
+  const std::int64_t N = pass.batch.label_count;
+  for (std::int64_t begin = 0; begin < N; begin += chunk_rows_) {
+    const Chunk chunk = chunk_at(begin, N);
+    const ConstTensor gathered = gather(pass, hidden, chunk);
+    decode(pass, transform(pass, gathered, chunk), chunk.padded, logits_);
+    show(pass, logits_site, logits_, V, chunk);
+    cross_entropy(pass, chunk, loss_sum, false);
+  }
+}
+
+void Head::forward_backward(const Pass& pass, ConstTensor hidden, double* loss_sum, Tensor d_rows) const {
+  const std::int64_t N = pass.batch.label_count;
+  for (std::int64_t begin = 0; begin < N; begin += chunk_rows_) {
+    const Chunk chunk = chunk_at(begin, N);
+    const ConstTensor gathered = gather(pass, hidden, chunk);
+    const ConstTensor transformed = transform(pass, gathered, chunk);
+    decode(pass, transformed, chunk.padded, logits_);
+    cross_entropy(pass, chunk, loss_sum, true);
+    chunk_backward(pass, gathered, transformed, chunk, d_rows.at(begin * C));
+  }
+}
+
+/// From the gradient of the logits, which lies where they were, to that of the gathered rows.
+void Head::chunk_backward(const Pass& pass, ConstTensor gathered, ConstTensor transformed, const Chunk& chunk,
+                          Tensor d_rows) const {
+  const Tensor d = projection ? d_transformed_ : d_rows;  // (chunk, E)
+  linear_backward(pass.device, decoder, chunk.padded, transformed, logits_, {d});
+  if (!projection) return;
+  if (norm) {
+    LayerNormBackward op;
+    op.B = 1;
+    op.T = chunk.padded;
+    op.C = E;
+    op.d_out = d;
+    op.sum = post_;
+    op.mean = mean_;
+    op.rstd = rstd_;
+    op.weight = norm->weight.value;
+    op.d_sum = d;
+    op.d_weight = norm->weight.gradient;
+    op.d_bias = norm->bias.gradient;
+    pass.device.run(op);
+  }
+  if (activation != Activation::none) {
+    ActivationBackward op;
+    op.count = chunk.padded * E;
+    op.activation = activation;
+    op.pre = pre_;
+    op.d_out = d;
+    op.d_pre = d;
+    pass.device.run(op);
+  }
+  linear_backward(pass.device, *projection, chunk.padded, gathered, d, {d_rows});
+}
+
+void Head::all_logits(const Pass& pass, ConstTensor hidden, void* host_out) const {
+  const Tensor logits{logits_.data, unrounded(logits_.dtype)};
+  const std::size_t row_bytes = static_cast<std::size_t>(V) * size_of(logits.dtype);
+  // As many rows as the planned logits hold in the wider dtype.
+  const auto storage_row_bytes = static_cast<std::int64_t>(static_cast<std::size_t>(V) * size_of(logits_.dtype));
+  const std::int64_t block = chunk_rows_ * storage_row_bytes / static_cast<std::int64_t>(row_bytes);
+  for (std::int64_t begin = 0; begin < pass.rows(); begin += block) {
+    const std::int64_t rows = std::min(block, pass.rows() - begin);
+    const Chunk chunk{begin, rows, rows};
+    decode(pass, transform(pass, hidden.at(begin * C), chunk), rows, logits);
+    pass.device.copy_out(static_cast<char*>(host_out) + static_cast<std::size_t>(begin) * row_bytes, logits.data,
+                         static_cast<std::size_t>(rows) * row_bytes);
+  }
+  pass.device.synchronize();
+}
+
+}  // namespace outeffhop

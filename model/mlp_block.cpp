@@ -1,0 +1,57 @@
+#include "model/mlp_block.h"
+
+namespace outeffhop {
+
+void activated_linear(Device& device, const LinearLayer& layer, Activation activation, std::int64_t rows, ConstTensor x,
+                      Tensor pre, Tensor out) {
+  LinearForward op;
+  op.rows = rows;
+  op.in = layer.in;
+  op.out_features = layer.out;
+  op.x = x;
+  op.weight = layer.weight.value;
+  op.bias = layer.bias.value;
+  op.activation = activation;
+  op.pre = pre;
+  op.out = out;
+  device.run(op);
+}
+
+void activate(Device& device, Activation activation, Tensor one, std::int64_t count, ConstTensor pre, Tensor out) {
+  const LinearLayer identity{{one, {}}, {}, 1, 1};
+  activated_linear(device, identity, activation, count, pre, {}, out);
+}
+
+void MlpBlock::plan(Arena& activations, const Capacity& capacity) {
+  saved.pre = activations.take(capacity.rows() * expand.out, capacity.dtype);
+  saved.post = activations.take(capacity.rows() * expand.out, capacity.dtype);
+}
+
+void MlpBlock::forward(const Pass& pass, ConstTensor x, Tensor out) const {
+  const std::int64_t rows = pass.rows(), F = expand.out;
+  if (pass.wants(pre_site)) {
+    linear_forward(pass.device, expand, rows, x, saved.pre);  // (B, T, F)
+    pass.show(pre_site, saved.pre, F);
+    activate(pass.device, activation, one, rows * F, saved.pre, saved.post);
+  } else {
+    activated_linear(pass.device, expand, activation, rows, x, pass.backward_follows ? saved.pre : Tensor{}, saved.post);
+  }
+  pass.show(post_site, saved.post, F);
+  linear_forward(pass.device, contract, rows, saved.post, out);  // (B, T, C)
+  pass.show(out_site, out, contract.out);
+}
+
+void MlpBlock::backward(const Pass& pass, ConstTensor x, ConstTensor d_out, InputGradient d_x) const {
+  const Tensor d_inner = pass.scratch.wide;  // (B, T, F): of the activation's output, then of its input
+  linear_backward(pass.device, contract, pass.rows(), saved.post, d_out, {d_inner});
+  ActivationBackward op;
+  op.count = pass.rows() * expand.out;
+  op.activation = activation;
+  op.pre = saved.pre;
+  op.d_out = d_inner;
+  op.d_pre = d_inner;
+  pass.device.run(op);
+  linear_backward(pass.device, expand, pass.rows(), x, d_inner, d_x);
+}
+
+}  // namespace outeffhop

@@ -1,0 +1,38 @@
+// The two-layer feed-forward sublayer, the same in BERT and OPT.
+#pragma once
+
+#include "model/pass.h"
+
+namespace outeffhop {
+
+/// out = contract(activation(expand(x))). Dropout on `out` belongs to the residual sum that follows.
+class MlpBlock {
+ public:
+  LinearLayer expand;    ///< weight (F, C), bias (F)
+  LinearLayer contract;  ///< weight (C, F), bias (C)
+  Activation activation = Activation::gelu_erf;
+  Tensor one;            ///< the scalar 1 in the storage dtype
+  std::size_t pre_site = 0, post_site = 0, out_site = 0;
+
+  /// Kept from forward to backward.
+  struct Saved {
+    Tensor pre;   ///< (B, T, F) before the activation
+    Tensor post;  ///< (B, T, F) after it
+  } saved;
+
+  void plan(Arena& activations, const Capacity& capacity);
+  /// x (B, T, C) -> out (B, T, C).
+  void forward(const Pass& pass, ConstTensor x, Tensor out) const;
+  /// Reads what forward saved. d_out (B, T, C) is used up before d_x is touched, so d_x may be where d_out is.
+  void backward(const Pass& pass, ConstTensor x, ConstTensor d_out, InputGradient d_x) const;
+};
+
+/// out = activation(layer(x)) over `rows` rows, fused; `pre` is written when it is not null.
+void activated_linear(Device& device, const LinearLayer& layer, Activation activation, std::int64_t rows, ConstTensor x,
+                      Tensor pre, Tensor out);
+
+/// out = activation(pre) elementwise, for a pre-activation that a visitor may have replaced: a linear layer of width 1 whose
+/// weight is `one`.
+void activate(Device& device, Activation activation, Tensor one, std::int64_t count, ConstTensor pre, Tensor out);
+
+}  // namespace outeffhop
