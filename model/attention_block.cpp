@@ -98,8 +98,8 @@ void AttentionBlock::forward(const Pass& pass, ConstTensor x, Tensor out) const 
 }
 
 void AttentionBlock::backward(const Pass& pass, ConstTensor x, ConstTensor d_out, InputGradient d_x) const {
-  const Tensor d_o = pass.scratch.wide;                          // (B, T, H, D)
-  const Tensor d_qkv = pass.scratch.wide.at(pass.rows() * C);    // (B, T, 3, H, D)
+  const Tensor d_o = pass.scratch.wide;                        // (B, T, H, D)
+  const Tensor d_qkv = pass.scratch.wide.at(pass.rows() * C);  // (B, T, 3, H, D)
   linear_backward(pass.device, output, pass.rows(), saved.o, d_out, {d_o});
 
   const Heads heads = packed(pass, saved.qkv);

@@ -65,7 +65,8 @@ class Bert final : public LanguageModel {
   Layer make_layer(std::int64_t i) {
     using Kind = Site::Kind;
     const std::int64_t C = config_.hidden_size, F = config_.intermediate_size;
-    const std::string layer = layer_name(i), self = layer + ".attention.self", attention_output = layer + ".attention.output";
+    const std::string layer = layer_name(i), self = layer + ".attention.self",
+                      attention_output = layer + ".attention.output";
     Layer l;
     l.attention.C = C;
     l.attention.H = config_.num_attention_heads;
@@ -90,8 +91,8 @@ class Bert final : public LanguageModel {
     l.mlp.pre_site = sites_.add(layer + ".intermediate.dense", Kind::projection, i);
     l.mlp.post_site = sites_.add(layer + ".intermediate", Kind::activation, i);
     l.mlp.out_site = sites_.add(layer + ".output.dense", Kind::projection, i);
-    l.output_norm = make_norm(layer + ".output.LayerNorm", layer + ".output", Kind::residual_sum, i, config_.hidden_dropout_prob,
-                              dropout_sites_++);
+    l.output_norm = make_norm(layer + ".output.LayerNorm", layer + ".output", Kind::residual_sum, i,
+                              config_.hidden_dropout_prob, dropout_sites_++);
     return l;
   }
 

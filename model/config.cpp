@@ -67,14 +67,15 @@ void validate(const ModelConfig& config) {
   check_positive("intermediate_size", config.intermediate_size);
   check_positive("max_position_embeddings", config.max_position_embeddings);
   if (config.hidden_size % config.num_attention_heads != 0) {
-    fail(ErrorKind::usage, "model.hidden_size is {}; expected a multiple of model.num_attention_heads, {}", config.hidden_size,
-         config.num_attention_heads);
+    fail(ErrorKind::usage, "model.hidden_size is {}; expected a multiple of model.num_attention_heads, {}",
+         config.hidden_size, config.num_attention_heads);
   }
   activation_of(config.hidden_act);
   check_probability("hidden_dropout_prob", config.hidden_dropout_prob);
   check_probability("attention_probs_dropout_prob", config.attention_probs_dropout_prob);
   if (!(config.initializer_range >= 0.0) || !std::isfinite(config.initializer_range)) {
-    fail(ErrorKind::usage, "model.initializer_range is {}; expected a standard deviation, 0 or more", config.initializer_range);
+    fail(ErrorKind::usage, "model.initializer_range is {}; expected a standard deviation, 0 or more",
+         config.initializer_range);
   }
   if (!(config.layer_norm_eps > 0.0) || !std::isfinite(config.layer_norm_eps)) {
     fail(ErrorKind::usage, "model.layer_norm_eps is {}; expected a small positive number", config.layer_norm_eps);
@@ -102,7 +103,8 @@ float softmax_constant(const std::string& attn_softmax) {
   const float n = parse_softmax_or_fail(attn_softmax);
   if (n != 0.0f && attention_build().vanilla_only) {
     fail(ErrorKind::unsupported,
-         "model.attn_softmax is \"{}\", but this program was built for the ordinary softmax alone (OUTEFFHOP_VANILLA_SOFTMAX); "
+         "model.attn_softmax is \"{}\", but this program was built for the ordinary softmax alone "
+         "(OUTEFFHOP_VANILLA_SOFTMAX); "
          "set it to \"vanilla\" or use the other build",
          attn_softmax);
   }

@@ -58,7 +58,8 @@ ConstTensor Head::transform(const Pass& pass, ConstTensor rows, const Chunk& chu
     show(pass, projection_site, pre_, E, chunk);
     activate(pass.device, activation, one, chunk.padded * E, pre_, post_);
   } else {
-    activated_linear(pass.device, *projection, activation, chunk.padded, rows, pass.backward_follows ? pre_ : Tensor{}, post_);
+    activated_linear(pass.device, *projection, activation, chunk.padded, rows, pass.backward_follows ? pre_ : Tensor{},
+                     post_);
   }
   if (activation != Activation::none) show(pass, activation_site, post_, E, chunk);
   if (!norm) return post_;

@@ -16,16 +16,16 @@ namespace outeffhop {
 /// of the products repeat from batch to batch; the padding rows get no loss and no gradient. No label is dropped.
 class Head {
  public:
-  static constexpr std::int64_t kBucket = 64;                  ///< rows
-  static constexpr std::int64_t kLogitBytes = 64ll << 20;      ///< logits of a chunk take at most this, or one bucket
+  static constexpr std::int64_t kBucket = 64;              ///< rows
+  static constexpr std::int64_t kLogitBytes = 64ll << 20;  ///< logits of a chunk take at most this, or one bucket
 
   std::int64_t C = 0, E = 0, V = 0;
-  std::optional<LinearLayer> projection;      ///< (E, C)
+  std::optional<LinearLayer> projection;  ///< (E, C)
   Activation activation = Activation::none;
-  std::optional<LinearLayer> norm;            ///< weight (E) and bias (E) of the layer norm
+  std::optional<LinearLayer> norm;  ///< weight (E) and bias (E) of the layer norm
   double epsilon = 0.0;
-  LinearLayer decoder;                        ///< weight (V, E), tied to the word embeddings; bias (V) or null
-  Tensor one;                                 ///< the scalar 1 in the storage dtype
+  LinearLayer decoder;  ///< weight (V, E), tied to the word embeddings; bias (V) or null
+  Tensor one;           ///< the scalar 1 in the storage dtype
   std::size_t projection_site = 0, activation_site = 0, norm_site = 0, logits_site = 0;
 
   /// Rows that `count` labels take in a d_rows tensor.
@@ -53,7 +53,8 @@ class Head {
   ConstTensor transform(const Pass& pass, ConstTensor rows, const Chunk& chunk) const;
   void decode(const Pass& pass, ConstTensor transformed, std::int64_t rows, Tensor logits) const;
   void cross_entropy(const Pass& pass, const Chunk& chunk, double* loss_sum, bool write_gradient) const;
-  void chunk_backward(const Pass& pass, ConstTensor gathered, ConstTensor transformed, const Chunk& chunk, Tensor d_rows) const;
+  void chunk_backward(const Pass& pass, ConstTensor gathered, ConstTensor transformed, const Chunk& chunk,
+                      Tensor d_rows) const;
   void show(const Pass& pass, std::size_t site, Tensor data, std::int64_t channels, const Chunk& chunk) const;
 
   std::int64_t chunk_rows_ = 0;  ///< of the storage dtype's logits

@@ -71,9 +71,10 @@ MemoryPlan LanguageModel::memory() const {
 Pass LanguageModel::make_pass(const ModelBatch& batch, SiteVisitor* visitor, bool backward_follows, bool dropout) const {
   require(batch.B >= 1 && batch.T >= 1, "a batch of {} x {} tokens reached the model", batch.B, batch.T);
   require(batch.B <= options_.max_batch && batch.T <= options_.max_sequence,
-          "a batch of {} x {} tokens reached a model whose memory was planned for {} x {}", batch.B, batch.T, options_.max_batch,
-          options_.max_sequence);
-  require(batch.label_count <= batch.B * batch.T, "a batch of {} tokens has {} labels", batch.B * batch.T, batch.label_count);
+          "a batch of {} x {} tokens reached a model whose memory was planned for {} x {}", batch.B, batch.T,
+          options_.max_batch, options_.max_sequence);
+  require(batch.label_count <= batch.B * batch.T, "a batch of {} tokens has {} labels", batch.B * batch.T,
+          batch.label_count);
   require(!dropout || batch.sample_ids, "dropout needs the sample indices of the batch");
   return {device_, batch, scratch_, sites_, visitor, backward_follows, dropout, options_.seed};
 }

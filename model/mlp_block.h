@@ -11,7 +11,7 @@ class MlpBlock {
   LinearLayer expand;    ///< weight (F, C), bias (F)
   LinearLayer contract;  ///< weight (C, F), bias (C)
   Activation activation = Activation::gelu_erf;
-  Tensor one;            ///< the scalar 1 in the storage dtype
+  Tensor one;  ///< the scalar 1 in the storage dtype
   std::size_t pre_site = 0, post_site = 0, out_site = 0;
 
   /// Kept from forward to backward.

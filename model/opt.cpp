@@ -31,7 +31,8 @@ class Opt final : public LanguageModel {
     }
     embedding_site_ = sites_.add("model.decoder.embeddings", Kind::embedding_sum);
     for (std::int64_t i = 0; i < config_.num_hidden_layers; ++i) layers_.push_back(make_layer(i));
-    final_norm_ = make_norm("model.decoder.final_layer_norm", -1, layers_.back().output_site, layers_.back().output_dropout_site);
+    final_norm_ =
+        make_norm("model.decoder.final_layer_norm", -1, layers_.back().output_site, layers_.back().output_dropout_site);
 
     head_.C = C;
     head_.E = E;
@@ -81,8 +82,8 @@ class Opt final : public LanguageModel {
       l.attention_norm = make_norm(layer + ".self_attn_layer_norm", i, embedding_site_, 0);
       l.attention_norm.dropout_probability = 0.0;  // OPT drops nothing of its embeddings
     } else {
-      l.attention_norm = make_norm(layer + ".self_attn_layer_norm", i, layers_[i - 1].output_site,
-                                   layers_[i - 1].output_dropout_site);
+      l.attention_norm =
+          make_norm(layer + ".self_attn_layer_norm", i, layers_[i - 1].output_site, layers_[i - 1].output_dropout_site);
     }
     l.attention.C = C;
     l.attention.H = config_.num_attention_heads;
@@ -216,8 +217,8 @@ class Opt final : public LanguageModel {
   Weight tokens_, positions_;        ///< (V, E), (max_position_embeddings + 2, C)
   LinearLayer project_in_;           ///< (C, E), without bias; only where E differs from C
   std::size_t project_in_site_ = 0, embedding_site_ = 0;
-  Tensor token_rows_;                ///< (B, T, E)
-  Tensor projected_rows_;            ///< (B, T, C)
+  Tensor token_rows_;      ///< (B, T, E)
+  Tensor projected_rows_;  ///< (B, T, C)
   std::vector<Layer> layers_;
   ResidualNorm final_norm_;
 };

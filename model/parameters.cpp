@@ -96,10 +96,17 @@ void initialise(const ParameterTable& table, std::uint64_t seed, float* flat) {
   for (const Parameter& parameter : table.all()) {
     float* values = flat + parameter.offset;
     switch (parameter.init) {
-      case Init::zero: break;
-      case Init::one: std::fill_n(values, parameter.count, 1.0f); break;
-      case Init::normal: fill_normal(parameter, key, values); break;
-      case Init::uniform_fan_in: fill_uniform(parameter, key, values); break;
+      case Init::zero:
+        break;
+      case Init::one:
+        std::fill_n(values, parameter.count, 1.0f);
+        break;
+      case Init::normal:
+        fill_normal(parameter, key, values);
+        break;
+      case Init::uniform_fan_in:
+        fill_uniform(parameter, key, values);
+        break;
     }
     if (parameter.zero_row >= 0) {
       const std::int64_t columns = parameter.shape.at(1);

@@ -47,7 +47,8 @@ void ResidualNorm::forward(const Pass& pass, ConstTensor residual) const {
   pass.show(out_site, saved.out, C);
 }
 
-ConstTensor ResidualNorm::backward(const Pass& pass, ConstTensor d_out, ConstTensor d_sum_in, Tensor d_sum, Tensor d_x) const {
+ConstTensor ResidualNorm::backward(const Pass& pass, ConstTensor d_out, ConstTensor d_sum_in, Tensor d_sum,
+                                   Tensor d_x) const {
   LayerNormBackward op;
   op.B = pass.B();
   op.T = pass.T();

@@ -13,7 +13,7 @@ class ResidualNorm {
   double epsilon = 0.0;
   double dropout_probability = 0.0;  ///< on x; 0 where x is not a sublayer's output
   std::uint32_t dropout_site = 0;
-  bool sum_goes_on = false;          ///< pre-LN: somebody reads `sum` after this
+  bool sum_goes_on = false;  ///< pre-LN: somebody reads `sum` after this
   std::size_t sum_site = 0, out_site = 0;
 
   /// Kept from forward to backward.
@@ -27,8 +27,8 @@ class ResidualNorm {
   void plan(Arena& activations, const Capacity& capacity);
   /// x is in saved.sum; residual (B, T, C) or null for 0.
   void forward(const Pass& pass, ConstTensor residual) const;
-  /// Writes the gradient of the residual to d_sum, which may be d_out or d_sum_in, and returns the gradient of x: d_sum itself
-  /// without dropout, otherwise written to d_x.
+  /// Writes the gradient of the residual to d_sum, which may be d_out or d_sum_in, and returns the gradient of x: d_sum
+  /// itself without dropout, otherwise written to d_x.
   ConstTensor backward(const Pass& pass, ConstTensor d_out, ConstTensor d_sum_in, Tensor d_sum, Tensor d_x) const;
 };
 
