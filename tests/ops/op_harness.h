@@ -74,11 +74,13 @@ struct TensorCase {
   /// Parts whose errors are judged apart; together, what the call writes. None: the whole tensor is written.
   std::vector<std::pair<std::string, std::vector<bool>>> regions;
   bool exact_zeros = false;  ///< where the truth is exactly 0, the result has to be
+  bool judged = true;        ///< false: the error rule does not apply, OpCase::also says what must hold
 
   /// Declares that of this tensor only the given regions are written.
   TensorCase& region(const std::string& label, std::vector<bool> elements);
   TensorCase& region(const std::string& label, const HeadLayout& layout) { return region(label, layout.elements(count)); }
   TensorCase& with_exact_zeros();
+  TensorCase& not_judged();
 };
 
 /// The tensors of a case on one device, by name; what a case builds the op's argument struct from.
@@ -115,6 +117,8 @@ struct OpCase {
   std::function<void(const Results&)> also;
   bool thread_invariant = false;  ///< the contract promises the same bits for any thread count
   std::vector<DType> storages = {DType::f32, DType::bf16};
+  double perturbation =
+      0x1p-23;  ///< of the inputs, for the rounding noise: other than one fp32 ulp where an op computes in double
 
   TensorCase& input(const std::string& name, std::vector<double> values, Precision precision = Precision::storage);
   TensorCase& output(const std::string& name, std::int64_t count, Precision precision = Precision::storage);
