@@ -1,0 +1,201 @@
+#include "kernels/linear.h"
+
+#include <cmath>
+
+#include "tests/catch.h"
+#include "tests/ops/op_harness.h"
+#include "tests/test_support.h"
+
+namespace outeffhop::test {
+namespace {
+
+struct Shape {
+  std::int64_t rows, in, out;
+};
+const std::vector<Shape> kShapes = {{1, 1, 1},    {1, 7, 200},    {7, 1, 127},   {7, 127, 1},  {127, 7, 7},
+                                    {3, 200, 64}, {127, 64, 200}, {200, 127, 7}, {64, 96, 32}, {33, 768, 48}};
+const std::vector<Activation> kActivations = {Activation::none, Activation::gelu_erf, Activation::gelu_tanh,
+                                              Activation::relu};
+
+struct Forward {
+  Activation activation = Activation::none;
+  bool bias = true, pre = false, fp32_out = false, max_abs = false;
+};
+
+OpCase forward_case(const Shape& shape, const Forward& f) {
+  auto rng = generator(71);
+  OpCase op_case;
+  op_case.name =
+      fmt::format("linear forward, rows {}, in {}, out {}, activation {}, bias {}, pre {}, fp32 out {}, max_abs {}",
+                  shape.rows, shape.in, shape.out, static_cast<int>(f.activation), f.bias, f.pre, f.fp32_out, f.max_abs);
+  op_case.input("x", normal_values(rng, shape.rows * shape.in));
+  op_case.input("weight", normal_values(rng, shape.out * shape.in, 1.5 / std::sqrt(static_cast<double>(shape.in))));
+  op_case.input("bias", normal_values(rng, shape.out));
+  if (f.pre) op_case.output("pre", shape.rows * shape.out);
+  op_case.output("out", shape.rows * shape.out, f.fp32_out ? Precision::statistic : Precision::storage);
+  if (f.max_abs) op_case.output("max_abs", 1, Precision::fp32).not_judged();
+  if (f.max_abs)
+    op_case.also = [](const Results& results) {
+      double largest = 0;
+      for (const double value : results["out"].values) largest = std::max(largest, std::fabs(value));
+      CHECK(results["max_abs"].values[0] == largest);  // of what is stored, so exactly
+    };
+  op_case.call = [=](Device& device, const Operands& at) {
+    LinearForward op;
+    op.rows = shape.rows;
+    op.in = shape.in;
+    op.out_features = shape.out;
+    op.x = Operand(at["x"]);
+    op.weight = Operand(at["weight"]);
+    if (f.bias) op.bias = at["bias"];
+    op.activation = f.activation;
+    if (f.pre) op.pre = at["pre"];
+    op.out = at["out"];
+    if (f.max_abs) op.max_abs = at.float_pointer("max_abs");
+    device.run(op);
+  };
+  return op_case;
+}
+
+struct Backward {
+  bool d_x = true, d_weight = true, d_bias = true, accumulate_d_x = false;
+};
+
+OpCase backward_case(const Shape& shape, const Backward& b) {
+  auto rng = generator(81);
+  OpCase op_case;
+  op_case.name = fmt::format("linear backward, rows {}, in {}, out {}, d_x {}, d_weight {}, d_bias {}, accumulate {}",
+                             shape.rows, shape.in, shape.out, b.d_x, b.d_weight, b.d_bias, b.accumulate_d_x);
+  op_case.input("d_out", normal_values(rng, shape.rows * shape.out));
+  op_case.input("x", normal_values(rng, shape.rows * shape.in));
+  op_case.input("weight", normal_values(rng, shape.out * shape.in, 1 / std::sqrt(static_cast<double>(shape.out))));
+  if (b.d_x && b.accumulate_d_x) op_case.update("d_x", normal_values(rng, shape.rows * shape.in));
+  if (b.d_x && !b.accumulate_d_x) op_case.output("d_x", shape.rows * shape.in);
+  if (b.d_weight) op_case.update("d_weight", normal_values(rng, shape.out * shape.in), Precision::statistic);
+  if (b.d_bias) op_case.update("d_bias", normal_values(rng, shape.out), Precision::statistic);
+  op_case.call = [=](Device& device, const Operands& at) {
+    LinearBackward op;
+    op.rows = shape.rows;
+    op.in = shape.in;
+    op.out_features = shape.out;
+    op.d_out = at["d_out"];
+    op.x = at["x"];
+    op.weight = at["weight"];
+    if (b.d_x) op.d_x = at["d_x"];
+    op.accumulate_d_x = b.accumulate_d_x;
+    if (b.d_weight) op.d_weight = at["d_weight"];
+    if (b.d_bias) op.d_bias = at["d_bias"];
+    device.run(op);
+  };
+  return op_case;
+}
+
+}  // namespace
+
+TEST_CASE("linear forward") {
+  for (const Shape& shape : kShapes) {
+    check(forward_case(shape, {}));
+    check(forward_case(shape, {.bias = false}));
+    check(forward_case(shape, {.bias = false, .fp32_out = true}));
+    check(forward_case(shape, {.fp32_out = true, .max_abs = true}));
+  }
+}
+
+TEST_CASE("linear forward with an activation") {
+  for (const Shape& shape : kShapes)
+    for (const Activation activation : kActivations) {
+      check(forward_case(shape, {.activation = activation}));
+      check(forward_case(shape, {.activation = activation, .pre = true}));
+      check(forward_case(shape, {.activation = activation, .bias = false, .pre = true, .max_abs = true}));
+    }
+}
+
+TEST_CASE("linear backward") {
+  for (const Shape& shape : kShapes) {
+    check(backward_case(shape, {}));
+    check(backward_case(shape, {.accumulate_d_x = true}));
+    check(backward_case(shape, {.d_weight = false, .d_bias = false}));
+    check(backward_case(shape, {.d_x = false, .d_bias = false}));
+    check(backward_case(shape, {.d_x = false, .d_weight = false}));
+    check(backward_case(shape, {.d_x = false}));
+  }
+}
+
+// Called again with other shapes and pointers in between, an op that caches what it prepared must not mix them up.
+TEST_CASE("linear forward keeps no stale state between calls") {
+  for (int round = 0; round < 2; ++round)
+    for (const Shape& shape : {Shape{7, 64, 24}, Shape{7, 24, 64}, Shape{9, 64, 24}})
+      for (const bool bias : {true, false})
+        check(forward_case(shape, {.activation = Activation::gelu_erf, .bias = bias, .pre = round == 1}));
+}
+
+TEST_CASE("linear refuses a scaled operand of a plain dtype") {
+  for (DeviceUnderTest& under_test : devices_under_test()) {
+    Buffer memory(*under_test.device, 64);
+    const Tensor one{memory.data(), DType::f32};
+    LinearForward op;
+    op.rows = op.in = op.out_features = 1;
+    op.x = Operand(one);
+    op.weight = Operand(one);
+    op.out = one.at(4);
+    op.x.scale = 0.5f;
+    CHECK_THROWS_AS(under_test.device->run(op), Error);
+    op.x.scale = 1.0f;
+    op.weight.zero_point = 3;
+    CHECK_THROWS_AS(under_test.device->run(op), Error);
+  }
+}
+
+TEST_CASE("activation backward") {
+  for (const Activation activation : kActivations)
+    for (const std::int64_t count : {1, 7, 33, 1000})
+      for (const bool in_place : {false, true}) {
+        auto rng = generator(91);
+        OpCase op_case;
+        op_case.name = fmt::format("activation backward, activation {}, count {}, in place {}", static_cast<int>(activation),
+                                   count, in_place);
+        auto pre = normal_values(rng, count, 2.0);
+        // The flat ends, the middle, and the dip of GELU's derivative.
+        const std::vector<double> special = {0.0, -0.0, 30.0, -30.0, 5.5, -5.5, -1.4142135};
+        for (std::size_t i = 0; i < std::min(pre.size() / 2, special.size()); ++i) pre[i] = special[i];
+        op_case.input("pre", pre);
+        in_place ? op_case.update("d", normal_values(rng, count)) : op_case.input("d_out", normal_values(rng, count));
+        if (!in_place) op_case.output("d", count).exact_zeros = activation == Activation::relu;
+        op_case.call = [=](Device& device, const Operands& at) {
+          device.run(ActivationBackward{count, activation, at["pre"], at[in_place ? "d" : "d_out"], at["d"]});
+        };
+        check(op_case);
+      }
+}
+
+// Far from 0 GELU is 0 or the identity; a tanh or exp that overflows would make a NaN of it.
+TEST_CASE("activations at large magnitudes") {
+  for (const Activation activation : kActivations) {
+    OpCase op_case;
+    op_case.name = fmt::format("activation {} of large values", static_cast<int>(activation));
+    op_case.input("x", {1, -1, 8, -8, 40, -40, 1000, -1000, 1e10, -1e10, 0});
+    op_case.input("weight", {1});
+    op_case.output("out", 11);
+    op_case.call = [=](Device& device, const Operands& at) {
+      LinearForward op;
+      op.rows = 11;
+      op.in = op.out_features = 1;
+      op.x = Operand(at["x"]);
+      op.weight = Operand(at["weight"]);
+      op.activation = activation;
+      op.out = at["out"];
+      device.run(op);
+    };
+    op_case.also = [=](const Results& results) {
+      const auto& out = results["out"].values;
+      CHECK(out[10] == 0.0);
+      if (activation == Activation::none) return;
+      // |gelu(x)| <= 1e-7 |x| from |x| = 8 on, in fp32; the error rule judges against the largest output and would not see
+      // it.
+      for (const std::size_t negative : {5, 7, 9}) CHECK(std::fabs(out[negative]) == 0.0);
+    };
+    check(op_case);
+  }
+}
+
+}  // namespace outeffhop::test
