@@ -1,0 +1,265 @@
+#include "train/config.h"
+
+#include <limits>
+#include <set>
+#include <utility>
+
+#include "kernels/attention.h"
+#include "kernels/error.h"
+#include "train/files.h"
+#include "train/huggingface_config.h"
+
+namespace outeffhop {
+namespace {
+
+constexpr double kUnbounded = std::numeric_limits<double>::infinity();
+
+/// Parses JSON with comments; a key that stands twice in one object is an error, not a silent choice of the last.
+nlohmann::json parse_json(const std::string& text, const std::string& origin) {
+  std::vector<std::set<std::string>> seen;
+  std::string twice;
+  const auto watch = [&](int, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
+    if (event == nlohmann::json::parse_event_t::object_start) seen.emplace_back();
+    if (event == nlohmann::json::parse_event_t::object_end) seen.pop_back();
+    if (event == nlohmann::json::parse_event_t::key && !seen.back().insert(parsed.get<std::string>()).second) {
+      twice = parsed.get<std::string>();
+    }
+    return true;
+  };
+  nlohmann::json values;
+  try {
+    values = nlohmann::json::parse(text, watch, true, true);
+  } catch (const nlohmann::json::parse_error& e) {
+    const std::string what = e.what();
+    const std::size_t tag = what.find("] ");  // the library begins with its own error number in brackets
+    fail(ErrorKind::usage, "{}: not valid JSON: {}", origin, tag == std::string::npos ? what : what.substr(tag + 2));
+  }
+  if (!twice.empty()) fail(ErrorKind::usage, "{}: the key \"{}\" stands twice in one object", origin, twice);
+  return values;
+}
+
+void apply(nlohmann::json& values, const Override& change) {
+  const nlohmann::json parsed = nlohmann::json::parse(change.value, nullptr, false);
+  nlohmann::json* at = &values;
+  std::size_t begin = 0;
+  while (true) {
+    const std::size_t dot = change.key.find('.', begin);
+    const std::string part = change.key.substr(begin, dot == std::string::npos ? dot : dot - begin);
+    if (!at->is_object() && !at->is_null()) {
+      fail(ErrorKind::usage, "--set {}={}: what comes before \"{}\" is not an object", change.key, change.value, part);
+    }
+    at = &(*at)[part];
+    if (dot == std::string::npos) break;
+    begin = dot + 1;
+  }
+  *at = parsed.is_discarded() ? nlohmann::json(change.value) : parsed;
+}
+
+std::string model_type_of(const nlohmann::json& values, const std::string& origin) {
+  const auto model = values.find("model");
+  if (model == values.end() || !model->is_object() || !model->contains("model_type")) return "bert";
+  const nlohmann::json& type = (*model)["model_type"];
+  if (type == "bert" || type == "opt") return type.get<std::string>();
+  fail(ErrorKind::usage, "{}: \"model.model_type\" is {}, but must be one of \"bert\", \"opt\"", origin, type.dump());
+}
+
+}  // namespace
+
+Schema describe(Config& c) {
+  Schema s;
+  s.block("model");
+  describe_model(s, c.model);
+
+  s.block("data");
+  s.text("train", &c.data.train, "token shards to train on, a glob pattern").resume(OnResume::free);
+  s.text("validation", &c.data.validation, "token shards to evaluate on, a glob pattern; empty: none").resume(OnResume::free);
+  s.integer("sequence_length", &c.data.sequence_length, 2, "tokens a sequence");
+  s.choice("sampling", &c.data.sampling, {"stream"}, "stream: windows of sequence_length tokens, one after the other");
+  s.choice("objective", &c.data.objective, {"auto", "masked_lm", "causal_lm"}, "auto: masked_lm for bert, causal_lm for opt");
+  s.number("mlm_probability", &c.data.mlm_probability, 0.0, 1.0, "masked_lm: share of tokens to predict");
+  s.integer_or_auto("mask_token_id", &c.data.mask_token_id, 0, "masked_lm: the [MASK] token; auto: from the metadata");
+  s.integers_or_auto("special_token_ids", &c.data.special_token_ids, &c.data.special_tokens_known,
+                     "masked_lm: tokens never masked; auto: from the metadata");
+
+  s.block("training");
+  s.integer("steps", &c.training.steps, 1, "steps of the whole run").resume(OnResume::free);
+  s.integer("global_batch_size", &c.training.global_batch_size, 1, "sequences a step");
+  s.integer_or_auto("micro_batch_size", &c.training.micro_batch_size, 1,
+                    "sequences at a time; must divide global_batch_size; auto: all of them")
+      .resume(OnResume::noted);
+  s.integer("seed", &c.training.seed, 0, "of initial weights, data order, masking and dropout");
+  s.choice("dtype", &c.training.dtype, {"fp32", "bf16"}, "storage of weights and activations");
+  s.integer("threads", &c.training.threads, 0, "CPU threads; 0: all that the process may use").resume(OnResume::noted);
+  s.integer("max_bad_steps", &c.training.max_bad_steps, 1, "steps in a row with a non-finite loss or gradient before it stops")
+      .resume(OnResume::free);
+
+  s.block("optimizer");
+  s.number("learning_rate", &c.optimizer.learning_rate, 0.0, kUnbounded, "peak learning rate of AdamW").resume(OnResume::noted);
+  s.number("beta1", &c.optimizer.beta1, 0.0, 0.9999999, "decay of the first moment");
+  s.number("beta2", &c.optimizer.beta2, 0.0, 0.9999999, "decay of the second moment");
+  s.number("epsilon", &c.optimizer.epsilon, 0.0, kUnbounded, "added to the root of the second moment");
+  s.number("weight_decay", &c.optimizer.weight_decay, 0.0, kUnbounded, "of weights and embeddings; biases have none");
+  s.boolean("wd_LN_gamma", &c.optimizer.wd_LN_gamma, "layer norm weights decay too");
+  s.number("max_gradient_norm", &c.optimizer.max_gradient_norm, 0.0, kUnbounded, "clip the global gradient norm; 0: never");
+
+  s.block("schedule");
+  s.choice("type", &c.schedule.type, {"linear", "cosine", "constant", "wsd"}, "course of the learning rate after the warm-up")
+      .resume(OnResume::noted);
+  s.integer("warmup_steps", &c.schedule.warmup_steps, 0, "updates until the peak").resume(OnResume::noted);
+  s.number("final_lr_fraction", &c.schedule.final_lr_fraction, 0.0, 1.0, "of the peak, at the end").resume(OnResume::noted);
+  s.integer("decay_steps", &c.schedule.decay_steps, 0, "wsd: updates of the final decay").resume(OnResume::noted);
+
+  s.block("evaluation");
+  s.integer("interval", &c.evaluation.interval, 0, "steps between evaluations; 0: only at the end").resume(OnResume::free);
+  s.integer("batches", &c.evaluation.batches, 0, "batches an evaluation; 0: the whole set").resume(OnResume::free);
+  s.integer_or_auto("batch_size", &c.evaluation.batch_size, 1, "sequences a batch; auto: the micro-batch").resume(OnResume::free);
+  s.integer("seed", &c.evaluation.seed, 0, "of the masking in evaluation").resume(OnResume::free);
+
+  s.block("checkpoint");
+  s.integer("interval", &c.checkpoint.interval, 0, "steps between checkpoints; 0: only at the end").resume(OnResume::free);
+  s.integer("keep_last", &c.checkpoint.keep_last, 1, "newest checkpoints kept").resume(OnResume::free);
+  s.integer("keep_every", &c.checkpoint.keep_every, 0, "also keep those at multiples of this step; 0: none")
+      .resume(OnResume::free);
+
+  s.block("logging");
+  s.integer("interval", &c.logging.interval, 1, "steps between logged steps").resume(OnResume::free);
+
+  s.block("");
+  s.text("output", &c.output, "run directory").resume(OnResume::free);
+  return s;
+}
+
+Override parse_override(const std::string& text) {
+  const std::size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0) {
+    fail(ErrorKind::usage, "--set {}: expected KEY=VALUE, as in --set training.steps=1000", text);
+  }
+  return {text.substr(0, equals), text.substr(equals + 1)};
+}
+
+Config load_config(const std::filesystem::path& path, const std::vector<Override>& overrides) {
+  return read_config(parse_json(read_file(path), path.string()), path.string(), overrides);
+}
+
+Config read_config(nlohmann::json values, const std::string& origin, const std::vector<Override>& overrides) {
+  if (!values.is_object()) fail(ErrorKind::usage, "{}: expected a JSON object, got {}", origin, values.type_name());
+  for (const Override& change : overrides) apply(values, change);
+  Config config;
+  config.model = default_model_config(model_type_of(values, origin));
+  config.model.vocab_size = kAuto;
+  config.model.pad_token_id = kAuto;
+  describe(config).read(values, origin);
+  return config;
+}
+
+void resolve(Config& config, const ShardMetadata& metadata) {
+  ModelConfig& model = config.model;
+  const ModelConfig defaults = default_model_config(model.model_type);
+  if (model.vocab_size == kAuto) {
+    if (metadata.vocab_size == 0) {
+      fail(ErrorKind::usage, "model.vocab_size is not set, and there is no metadata.json beside the shards of data.train ({}) to "
+                             "take it from: set it",
+           config.data.train);
+    }
+    model.vocab_size = metadata.vocab_size;
+  }
+  if (metadata.vocab_size > model.vocab_size) {
+    fail(ErrorKind::usage, "model.vocab_size is {}, but the shards of data.train ({}) use a vocabulary of {}", model.vocab_size,
+         config.data.train, metadata.vocab_size);
+  }
+  if (model.pad_token_id == kAuto) {
+    model.pad_token_id = metadata.pad_id >= 0 ? metadata.pad_id : defaults.pad_token_id;
+  }
+  if (model.model_type != "opt" && model.word_embed_proj_dim != 0) {
+    fail(ErrorKind::usage, "model.word_embed_proj_dim is {}, but only OPT has such a projection", model.word_embed_proj_dim);
+  }
+  if (model.word_embed_proj_dim == model.hidden_size) model.word_embed_proj_dim = 0;
+  validate(model);
+  softmax_constant(model.attn_softmax);
+
+  const bool is_bert = model.model_type == "bert";
+  if (config.data.objective == "auto") config.data.objective = is_bert ? "masked_lm" : "causal_lm";
+  if ((config.data.objective == "masked_lm") != is_bert) {
+    fail(ErrorKind::usage, "data.objective is \"{}\", but model.model_type \"{}\" learns \"{}\"", config.data.objective,
+         model.model_type, is_bert ? "masked_lm" : "causal_lm");
+  }
+  if (config.data.sequence_length > model.max_position_embeddings) {
+    fail(ErrorKind::usage, "data.sequence_length is {}, but model.max_position_embeddings is {}", config.data.sequence_length,
+         model.max_position_embeddings);
+  }
+  if (config.data.mask_token_id == kAuto) config.data.mask_token_id = metadata.mask_id;
+  if (config.data.objective == "masked_lm" && config.data.mask_token_id < 0) {
+    fail(ErrorKind::usage, "data.mask_token_id is not set, and there is no metadata.json beside the shards of data.train ({}) to "
+                           "take it from: set it",
+         config.data.train);
+  }
+  if (config.data.mask_token_id >= model.vocab_size) {
+    fail(ErrorKind::usage, "data.mask_token_id is {}, beyond model.vocab_size {}", config.data.mask_token_id, model.vocab_size);
+  }
+  if (!config.data.special_tokens_known) {
+    config.data.special_token_ids.assign(metadata.special_ids.begin(), metadata.special_ids.end());
+    config.data.special_tokens_known = true;
+  }
+
+  TrainingConfig& training = config.training;
+  if (training.micro_batch_size == kAuto) training.micro_batch_size = training.global_batch_size;
+  if (training.global_batch_size % training.micro_batch_size != 0) {
+    fail(ErrorKind::usage, "training.micro_batch_size is {}, which does not divide training.global_batch_size {}",
+         training.micro_batch_size, training.global_batch_size);
+  }
+  if (config.evaluation.batch_size == kAuto) config.evaluation.batch_size = training.micro_batch_size;
+  if (config.schedule.warmup_steps > training.steps) {
+    fail(ErrorKind::usage, "schedule.warmup_steps is {}, more than training.steps {}", config.schedule.warmup_steps,
+         training.steps);
+  }
+  if (config.schedule.type == "wsd") {
+    if (config.schedule.decay_steps + config.schedule.warmup_steps > training.steps) {
+      fail(ErrorKind::usage, "schedule.warmup_steps {} and schedule.decay_steps {} are together more than training.steps {}",
+           config.schedule.warmup_steps, config.schedule.decay_steps, training.steps);
+    }
+  } else if (config.schedule.decay_steps != 0) {
+    fail(ErrorKind::usage, "schedule.decay_steps is {}, but only schedule.type \"wsd\" uses it", config.schedule.decay_steps);
+  }
+}
+
+nlohmann::ordered_json write_config(const Config& config) {
+  Config copy = config;
+  return describe(copy).write();
+}
+
+std::vector<std::string> check_resume(const nlohmann::json& before, const Config& now) {
+  Config copy = now;
+  const Schema schema = describe(copy);
+  // A key that an older checkpoint does not know had what is now its default.
+  Config standard;
+  standard.model = default_model_config(now.model.model_type);
+  const Schema standards = describe(standard);
+
+  std::vector<std::string> notes;
+  for (std::size_t i = 0; i < schema.keys().size(); ++i) {
+    const Schema::Key& key = schema.keys()[i];
+    if (key.on_resume == OnResume::free) continue;
+    const nlohmann::json present = key.write();
+    nlohmann::json earlier = standards.keys()[i].standard;
+    if (key.block.empty()) {
+      if (before.contains(key.name)) earlier = before[key.name];
+    } else if (before.contains(key.block) && before[key.block].contains(key.name)) {
+      earlier = before[key.block][key.name];
+    }
+    if (earlier == present) continue;
+    if (key.on_resume == OnResume::fixed) {
+      fail(ErrorKind::usage, "cannot continue the run: \"{}\" was {} and is now {}; set it back, or start another run with --out",
+           key.path(), earlier.dump(), present.dump());
+    }
+    notes.push_back(fmt::format("{} was {} and is now {}", key.path(), earlier.dump(), present.dump()));
+  }
+  return notes;
+}
+
+DType dtype_of(const std::string& name) {
+  if (name == "fp32") return DType::f32;
+  if (name == "bf16") return DType::bf16;
+  fail(ErrorKind::usage, "dtype is \"{}\", but must be one of \"fp32\", \"bf16\"", name);
+}
+
+}  // namespace outeffhop

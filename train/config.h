@@ -1,0 +1,109 @@
+// A run's configuration: what the JSON file, --set and --out decide.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "data/shards.h"
+#include "model/config.h"
+#include "train/schedule.h"
+#include "train/schema.h"
+
+namespace outeffhop {
+
+struct DataConfig {
+  std::string train, validation;     ///< glob patterns of token shards; validation may be empty
+  std::int64_t sequence_length = 128;
+  std::string sampling = "stream";
+  std::string objective = "auto";    ///< "masked_lm", "causal_lm"; auto: by the model's type
+  double mlm_probability = 0.15;
+  std::int64_t mask_token_id = kAuto;
+  std::vector<std::int64_t> special_token_ids;  ///< never masked
+  bool special_tokens_known = false;            ///< false: from the metadata beside the shards
+};
+
+struct TrainingConfig {
+  std::int64_t steps = 1000;
+  std::int64_t global_batch_size = 32;      ///< sequences a step
+  std::int64_t micro_batch_size = kAuto;    ///< sequences at a time; auto: all of them
+  std::int64_t seed = 1000;
+  std::string dtype = "fp32";
+  std::int64_t threads = 0;
+  std::int64_t max_bad_steps = 20;
+};
+
+struct OptimizerConfig {
+  double learning_rate = 1e-4;
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
+  double weight_decay = 0.01;
+  bool wd_LN_gamma = false;
+  double max_gradient_norm = 1.0;
+};
+
+struct EvaluationConfig {
+  std::int64_t interval = 1000;      ///< steps; 0: only at the end
+  std::int64_t batches = 0;          ///< 0: the whole set
+  std::int64_t batch_size = kAuto;   ///< auto: the micro-batch
+  std::int64_t seed = 3000;
+};
+
+struct CheckpointConfig {
+  std::int64_t interval = 1000;      ///< steps; 0: only at the end
+  std::int64_t keep_last = 2;
+  std::int64_t keep_every = 0;       ///< steps; 0: none
+};
+
+struct LoggingConfig {
+  std::int64_t interval = 10;
+};
+
+struct Config {
+  ModelConfig model;
+  DataConfig data;
+  TrainingConfig training;
+  OptimizerConfig optimizer;
+  ScheduleConfig schedule;
+  EvaluationConfig evaluation;
+  CheckpointConfig checkpoint;
+  LoggingConfig logging;
+  std::string output;                ///< run directory
+
+  std::int64_t accumulation() const { return training.global_batch_size / training.micro_batch_size; }
+};
+
+/// Every key of `config`, bound to it. `config.model` must already hold the defaults of its model type.
+Schema describe(Config& config);
+
+/// One --set KEY=VALUE: KEY is dotted, VALUE is JSON or, where it is not, a bare string.
+struct Override {
+  std::string key, value;
+};
+
+/// Parses "a.b=value"; throws Error(usage).
+Override parse_override(const std::string& text);
+
+/// Reads a JSON file (comments allowed), applies the overrides and checks every key. What only the data can tell is still
+/// kAuto: see resolve(). Throws Error(usage) or Error(io).
+Config load_config(const std::filesystem::path& path, const std::vector<Override>& overrides);
+
+/// The same from JSON in memory; `origin` begins the messages.
+Config read_config(nlohmann::json values, const std::string& origin, const std::vector<Override>& overrides = {});
+
+/// Replaces every "auto" by its value, with the metadata of the training shards, and checks what only makes sense together.
+/// Throws Error(usage) naming the keys and what would do.
+void resolve(Config& config, const ShardMetadata& metadata);
+
+/// The resolved configuration as JSON; read_config() reads it back unchanged.
+nlohmann::ordered_json write_config(const Config& config);
+
+/// Compares the configuration of a checkpoint with that of the run that would continue it. Throws Error(usage) naming the
+/// first key that may not change; returns a line for each change worth telling.
+std::vector<std::string> check_resume(const nlohmann::json& before, const Config& now);
+
+/// "fp32" or "bf16" as a DType.
+DType dtype_of(const std::string& name);
+
+}  // namespace outeffhop

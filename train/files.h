@@ -1,0 +1,42 @@
+// Files that must survive a crash, and what proves they did.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace outeffhop {
+
+/// The whole of a file. Throws Error(io) naming the path and the system's reason.
+std::string read_file(const std::filesystem::path& path);
+
+/// A file under construction: written in order, hashed on the way, and on the disk when finish() returns.
+class DurableFile {
+ public:
+  explicit DurableFile(const std::filesystem::path& path);  ///< creates or truncates; throws Error(io)
+  ~DurableFile();
+  DurableFile(const DurableFile&) = delete;
+  DurableFile& operator=(const DurableFile&) = delete;
+
+  void write(const void* data, std::size_t bytes);  ///< throws Error(io), e.g. when the disk is full
+  void finish();                                    ///< fsync and close; throws Error(io)
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+};
+
+/// Creates or replaces a file and fsyncs it. Not atomic: for files inside a directory that is itself renamed later.
+void write_durable(const std::filesystem::path& path, std::string_view contents);
+
+/// Replaces a file at once: writes `path`.tmp, fsyncs it, renames it, fsyncs the directory.
+void replace_file(const std::filesystem::path& path, std::string_view contents);
+
+/// Makes the entries of a directory (creations, renames) durable.
+void sync_directory(const std::filesystem::path& directory);
+
+/// xxh64 (seed 0) of a file's bytes as 16 hexadecimal digits. Throws Error(io).
+std::string hash_file(const std::filesystem::path& path);
+
+}  // namespace outeffhop
