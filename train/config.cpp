@@ -72,10 +72,12 @@ Schema describe(Config& c) {
 
   s.block("data");
   s.text("train", &c.data.train, "token shards to train on, a glob pattern").resume(OnResume::free);
-  s.text("validation", &c.data.validation, "token shards to evaluate on, a glob pattern; empty: none").resume(OnResume::free);
+  s.text("validation", &c.data.validation, "token shards to evaluate on, a glob pattern; empty: none")
+      .resume(OnResume::free);
   s.integer("sequence_length", &c.data.sequence_length, 2, "tokens a sequence");
   s.choice("sampling", &c.data.sampling, {"stream"}, "stream: windows of sequence_length tokens, one after the other");
-  s.choice("objective", &c.data.objective, {"auto", "masked_lm", "causal_lm"}, "auto: masked_lm for bert, causal_lm for opt");
+  s.choice("objective", &c.data.objective, {"auto", "masked_lm", "causal_lm"},
+           "auto: masked_lm for bert, causal_lm for opt");
   s.number("mlm_probability", &c.data.mlm_probability, 0.0, 1.0, "masked_lm: share of tokens to predict");
   s.integer_or_auto("mask_token_id", &c.data.mask_token_id, 0, "masked_lm: the [MASK] token; auto: from the metadata");
   s.integers_or_auto("special_token_ids", &c.data.special_token_ids, &c.data.special_tokens_known,
@@ -90,11 +92,13 @@ Schema describe(Config& c) {
   s.integer("seed", &c.training.seed, 0, "of initial weights, data order, masking and dropout");
   s.choice("dtype", &c.training.dtype, {"fp32", "bf16"}, "storage of weights and activations");
   s.integer("threads", &c.training.threads, 0, "CPU threads; 0: all that the process may use").resume(OnResume::noted);
-  s.integer("max_bad_steps", &c.training.max_bad_steps, 1, "steps in a row with a non-finite loss or gradient before it stops")
+  s.integer("max_bad_steps", &c.training.max_bad_steps, 1,
+            "steps in a row with a non-finite loss or gradient before it stops")
       .resume(OnResume::free);
 
   s.block("optimizer");
-  s.number("learning_rate", &c.optimizer.learning_rate, 0.0, kUnbounded, "peak learning rate of AdamW").resume(OnResume::noted);
+  s.number("learning_rate", &c.optimizer.learning_rate, 0.0, kUnbounded, "peak learning rate of AdamW")
+      .resume(OnResume::noted);
   s.number("beta1", &c.optimizer.beta1, 0.0, 0.9999999, "decay of the first moment");
   s.number("beta2", &c.optimizer.beta2, 0.0, 0.9999999, "decay of the second moment");
   s.number("epsilon", &c.optimizer.epsilon, 0.0, kUnbounded, "added to the root of the second moment");
@@ -103,7 +107,8 @@ Schema describe(Config& c) {
   s.number("max_gradient_norm", &c.optimizer.max_gradient_norm, 0.0, kUnbounded, "clip the global gradient norm; 0: never");
 
   s.block("schedule");
-  s.choice("type", &c.schedule.type, {"linear", "cosine", "constant", "wsd"}, "course of the learning rate after the warm-up")
+  s.choice("type", &c.schedule.type, {"linear", "cosine", "constant", "wsd"},
+           "course of the learning rate after the warm-up")
       .resume(OnResume::noted);
   s.integer("warmup_steps", &c.schedule.warmup_steps, 0, "updates until the peak").resume(OnResume::noted);
   s.number("final_lr_fraction", &c.schedule.final_lr_fraction, 0.0, 1.0, "of the peak, at the end").resume(OnResume::noted);
@@ -112,7 +117,8 @@ Schema describe(Config& c) {
   s.block("evaluation");
   s.integer("interval", &c.evaluation.interval, 0, "steps between evaluations; 0: only at the end").resume(OnResume::free);
   s.integer("batches", &c.evaluation.batches, 0, "batches an evaluation; 0: the whole set").resume(OnResume::free);
-  s.integer_or_auto("batch_size", &c.evaluation.batch_size, 1, "sequences a batch; auto: the micro-batch").resume(OnResume::free);
+  s.integer_or_auto("batch_size", &c.evaluation.batch_size, 1, "sequences a batch; auto: the micro-batch")
+      .resume(OnResume::free);
   s.integer("seed", &c.evaluation.seed, 0, "of the masking in evaluation").resume(OnResume::free);
 
   s.block("checkpoint");
@@ -157,15 +163,16 @@ void resolve(Config& config, const ShardMetadata& metadata) {
   const ModelConfig defaults = default_model_config(model.model_type);
   if (model.vocab_size == kAuto) {
     if (metadata.vocab_size == 0) {
-      fail(ErrorKind::usage, "model.vocab_size is not set, and there is no metadata.json beside the shards of data.train ({}) to "
-                             "take it from: set it",
+      fail(ErrorKind::usage,
+           "model.vocab_size is not set, and there is no metadata.json beside the shards of data.train ({}) to "
+           "take it from: set it",
            config.data.train);
     }
     model.vocab_size = metadata.vocab_size;
   }
   if (metadata.vocab_size > model.vocab_size) {
-    fail(ErrorKind::usage, "model.vocab_size is {}, but the shards of data.train ({}) use a vocabulary of {}", model.vocab_size,
-         config.data.train, metadata.vocab_size);
+    fail(ErrorKind::usage, "model.vocab_size is {}, but the shards of data.train ({}) use a vocabulary of {}",
+         model.vocab_size, config.data.train, metadata.vocab_size);
   }
   if (model.pad_token_id == kAuto) {
     model.pad_token_id = metadata.pad_id >= 0 ? metadata.pad_id : defaults.pad_token_id;
@@ -184,17 +191,19 @@ void resolve(Config& config, const ShardMetadata& metadata) {
          model.model_type, is_bert ? "masked_lm" : "causal_lm");
   }
   if (config.data.sequence_length > model.max_position_embeddings) {
-    fail(ErrorKind::usage, "data.sequence_length is {}, but model.max_position_embeddings is {}", config.data.sequence_length,
-         model.max_position_embeddings);
+    fail(ErrorKind::usage, "data.sequence_length is {}, but model.max_position_embeddings is {}",
+         config.data.sequence_length, model.max_position_embeddings);
   }
   if (config.data.mask_token_id == kAuto) config.data.mask_token_id = metadata.mask_id;
   if (config.data.objective == "masked_lm" && config.data.mask_token_id < 0) {
-    fail(ErrorKind::usage, "data.mask_token_id is not set, and there is no metadata.json beside the shards of data.train ({}) to "
-                           "take it from: set it",
+    fail(ErrorKind::usage,
+         "data.mask_token_id is not set, and there is no metadata.json beside the shards of data.train ({}) to "
+         "take it from: set it",
          config.data.train);
   }
   if (config.data.mask_token_id >= model.vocab_size) {
-    fail(ErrorKind::usage, "data.mask_token_id is {}, beyond model.vocab_size {}", config.data.mask_token_id, model.vocab_size);
+    fail(ErrorKind::usage, "data.mask_token_id is {}, beyond model.vocab_size {}", config.data.mask_token_id,
+         model.vocab_size);
   }
   if (!config.data.special_tokens_known) {
     config.data.special_token_ids.assign(metadata.special_ids.begin(), metadata.special_ids.end());
@@ -218,7 +227,8 @@ void resolve(Config& config, const ShardMetadata& metadata) {
            config.schedule.warmup_steps, config.schedule.decay_steps, training.steps);
     }
   } else if (config.schedule.decay_steps != 0) {
-    fail(ErrorKind::usage, "schedule.decay_steps is {}, but only schedule.type \"wsd\" uses it", config.schedule.decay_steps);
+    fail(ErrorKind::usage, "schedule.decay_steps is {}, but only schedule.type \"wsd\" uses it",
+         config.schedule.decay_steps);
   }
 }
 
@@ -248,8 +258,9 @@ std::vector<std::string> check_resume(const nlohmann::json& before, const Config
     }
     if (earlier == present) continue;
     if (key.on_resume == OnResume::fixed) {
-      fail(ErrorKind::usage, "cannot continue the run: \"{}\" was {} and is now {}; set it back, or start another run with --out",
-           key.path(), earlier.dump(), present.dump());
+      fail(ErrorKind::usage,
+           "cannot continue the run: \"{}\" was {} and is now {}; set it back, or start another run with --out", key.path(),
+           earlier.dump(), present.dump());
     }
     notes.push_back(fmt::format("{} was {} and is now {}", key.path(), earlier.dump(), present.dump()));
   }

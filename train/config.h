@@ -15,10 +15,10 @@
 namespace outeffhop {
 
 struct DataConfig {
-  std::string train, validation;     ///< glob patterns of token shards; validation may be empty
+  std::string train, validation;  ///< glob patterns of token shards; validation may be empty
   std::int64_t sequence_length = 128;
   std::string sampling = "stream";
-  std::string objective = "auto";    ///< "masked_lm", "causal_lm"; auto: by the model's type
+  std::string objective = "auto";  ///< "masked_lm", "causal_lm"; auto: by the model's type
   double mlm_probability = 0.15;
   std::int64_t mask_token_id = kAuto;
   std::vector<std::int64_t> special_token_ids;  ///< never masked
@@ -27,8 +27,8 @@ struct DataConfig {
 
 struct TrainingConfig {
   std::int64_t steps = 1000;
-  std::int64_t global_batch_size = 32;      ///< sequences a step
-  std::int64_t micro_batch_size = kAuto;    ///< sequences at a time; auto: all of them
+  std::int64_t global_batch_size = 32;    ///< sequences a step
+  std::int64_t micro_batch_size = kAuto;  ///< sequences at a time; auto: all of them
   std::int64_t seed = 1000;
   std::string dtype = "fp32";
   std::int64_t threads = 0;
@@ -44,16 +44,16 @@ struct OptimizerConfig {
 };
 
 struct EvaluationConfig {
-  std::int64_t interval = 1000;      ///< steps; 0: only at the end
-  std::int64_t batches = 0;          ///< 0: the whole set
-  std::int64_t batch_size = kAuto;   ///< auto: the micro-batch
+  std::int64_t interval = 1000;     ///< steps; 0: only at the end
+  std::int64_t batches = 0;         ///< 0: the whole set
+  std::int64_t batch_size = kAuto;  ///< auto: the micro-batch
   std::int64_t seed = 3000;
 };
 
 struct CheckpointConfig {
-  std::int64_t interval = 1000;      ///< steps; 0: only at the end
+  std::int64_t interval = 1000;  ///< steps; 0: only at the end
   std::int64_t keep_last = 2;
-  std::int64_t keep_every = 0;       ///< steps; 0: none
+  std::int64_t keep_every = 0;  ///< steps; 0: none
 };
 
 struct LoggingConfig {
@@ -69,7 +69,7 @@ struct Config {
   EvaluationConfig evaluation;
   CheckpointConfig checkpoint;
   LoggingConfig logging;
-  std::string output;                ///< run directory
+  std::string output;  ///< run directory
 
   std::int64_t accumulation() const { return training.global_batch_size / training.micro_batch_size; }
 };

@@ -7,7 +7,8 @@ namespace {
 
 void check_ids(const std::vector<std::int32_t>& ids, std::int64_t bound, const char* what) {
   for (const std::int32_t id : ids) {
-    if (id < 0 || id >= bound) fail(ErrorKind::data, "a batch holds the {} {}, but the model knows 0 to {}", what, id, bound - 1);
+    if (id < 0 || id >= bound)
+      fail(ErrorKind::data, "a batch holds the {} {}, but the model knows 0 to {}", what, id, bound - 1);
   }
 }
 

@@ -86,6 +86,8 @@ void sync_directory(const std::filesystem::path& directory) {
   }
 }
 
+std::string hash_bytes(std::string_view bytes) { return fmt::format("{:016x}", XXH64(bytes.data(), bytes.size(), 0)); }
+
 std::string hash_file(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) fail(ErrorKind::io, "cannot read {}: {}", path.string(), reason());

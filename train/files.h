@@ -36,7 +36,10 @@ void replace_file(const std::filesystem::path& path, std::string_view contents);
 /// Makes the entries of a directory (creations, renames) durable.
 void sync_directory(const std::filesystem::path& directory);
 
-/// xxh64 (seed 0) of a file's bytes as 16 hexadecimal digits. Throws Error(io).
+/// xxh64 (seed 0) of bytes, as 16 hexadecimal digits.
+std::string hash_bytes(std::string_view bytes);
+
+/// The same of a file's bytes. Throws Error(io).
 std::string hash_file(const std::filesystem::path& path);
 
 }  // namespace outeffhop

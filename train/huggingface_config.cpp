@@ -44,7 +44,8 @@ void describe_model(Schema& schema, ModelConfig& config) {
   schema.integer("num_hidden_layers", &config.num_hidden_layers, 1, "transformer layers");
   schema.integer("num_attention_heads", &config.num_attention_heads, 1, "heads; must divide hidden_size");
   schema.integer("intermediate_size", &config.intermediate_size, 1, "channels of the feed-forward layer").alias("ffn_dim");
-  schema.choice("hidden_act", &config.hidden_act, {"gelu", "gelu_new", "relu"}, "gelu is the erf form, gelu_new the tanh form")
+  schema
+      .choice("hidden_act", &config.hidden_act, {"gelu", "gelu_new", "relu"}, "gelu is the erf form, gelu_new the tanh form")
       .alias("activation_function");
   schema.number("hidden_dropout_prob", &config.hidden_dropout_prob, 0.0, 0.99, "dropout of residual branches and embeddings")
       .alias("dropout");
@@ -95,7 +96,8 @@ ModelConfig read_huggingface_config(const nlohmann::json& values, const std::str
   for (auto it = present.begin(); it != present.end();) it = it->is_null() ? present.erase(it) : std::next(it);
   // Names that mean something else, or nothing, to the other model's class.
   if (config.model_type == "bert") {
-    for (const char* name : {"ffn_dim", "activation_function", "dropout", "attention_dropout", "init_std"}) present.erase(name);
+    for (const char* name : {"ffn_dim", "activation_function", "dropout", "attention_dropout", "init_std"})
+      present.erase(name);
   }
   schema.read(present, origin, Schema::Unknown::ignore);
   if (config.word_embed_proj_dim == config.hidden_size) config.word_embed_proj_dim = 0;

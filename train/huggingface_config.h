@@ -18,9 +18,9 @@ ModelConfig default_model_config(const std::string& model_type);
 /// vocab_size and pad_token_id may be "auto" (kAuto): the caller resolves them from the data's metadata.
 void describe_model(Schema& schema, ModelConfig& config);
 
-/// Reads a config.json as found beside a model.safetensors. Fields that do not matter here are passed over; those that ask for
-/// another architecture (post-norm OPT, relative positions, decoder BERT, untied head) are refused, Error(unsupported). A
-/// file without "attn_softmax" comes from somewhere else and means "vanilla".
+/// Reads a config.json as found beside a model.safetensors. Fields that do not matter here are passed over; those that ask
+/// for another architecture (post-norm OPT, relative positions, decoder BERT, untied head) are refused, Error(unsupported).
+/// A file without "attn_softmax" comes from somewhere else and means "vanilla".
 ModelConfig read_huggingface_config(const nlohmann::json& values, const std::string& origin);
 
 /// Ids that a config.json names and the model itself does not need.

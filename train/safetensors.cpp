@@ -60,8 +60,8 @@ float float_of_half(std::uint16_t bits) {
 void read_exactly(int descriptor, const std::filesystem::path& path, std::uint64_t offset, void* out, std::uint64_t bytes) {
   char* at = static_cast<char*>(out);
   while (bytes > 0) {
-    const ssize_t got = ::pread(descriptor, at, std::min<std::uint64_t>(bytes, std::uint64_t{1} << 30),
-                                static_cast<off_t>(offset));
+    const ssize_t got =
+        ::pread(descriptor, at, std::min<std::uint64_t>(bytes, std::uint64_t{1} << 30), static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) fail(ErrorKind::io, "cannot read {}: {}", path.string(), std::strerror(errno));
     if (got == 0) damaged(path, "it ends too early");
@@ -172,7 +172,8 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
     });
     std::uint64_t at = 0;
     for (const TensorEntry& entry : tensors_) {
-      if (entry.begin != at) damaged(path, fmt::format("tensor \"{}\" starts at byte {} instead of {}", entry.name, entry.begin, at));
+      if (entry.begin != at)
+        damaged(path, fmt::format("tensor \"{}\" starts at byte {} instead of {}", entry.name, entry.begin, at));
       at = entry.end;
     }
     if (at != data_bytes) damaged(path, fmt::format("its tensors end at byte {} of a data section of {}", at, data_bytes));
@@ -264,7 +265,8 @@ void write_safetensors(const std::filesystem::path& path, std::vector<TensorToWr
     require(!header.contains(tensor.name), "{}: two tensors are named \"{}\"", path.string(), tensor.name);
     std::uint64_t bytes = type_name(tensor.type).bytes;
     for (const std::int64_t d : tensor.shape) bytes *= static_cast<std::uint64_t>(d);
-    header[tensor.name] = {{"dtype", type_name(tensor.type).name}, {"shape", tensor.shape}, {"data_offsets", {at, at + bytes}}};
+    header[tensor.name] = {
+        {"dtype", type_name(tensor.type).name}, {"shape", tensor.shape}, {"data_offsets", {at, at + bytes}}};
     at += bytes;
     sizes.push_back(bytes);
   }

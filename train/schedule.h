@@ -7,10 +7,10 @@
 namespace outeffhop {
 
 struct ScheduleConfig {
-  std::string type = "linear";      ///< "linear", "cosine", "constant", "wsd" (warm-up, stable, decay)
+  std::string type = "linear";  ///< "linear", "cosine", "constant", "wsd" (warm-up, stable, decay)
   std::int64_t warmup_steps = 0;
-  double final_lr_fraction = 0.0;   ///< of the peak, reached after the last update; "constant" never leaves the peak
-  std::int64_t decay_steps = 0;     ///< "wsd" only: the last updates, in which the rate falls linearly
+  double final_lr_fraction = 0.0;  ///< of the peak, reached after the last update; "constant" never leaves the peak
+  std::int64_t decay_steps = 0;    ///< "wsd" only: the last updates, in which the rate falls linearly
 };
 
 /// The learning rate of the update that follows `updates` earlier ones, in a run of `steps` updates.

@@ -100,7 +100,8 @@ Schema::Key& Schema::integer_or_auto(const std::string& name, std::int64_t* fiel
   return key;
 }
 
-Schema::Key& Schema::number(const std::string& name, double* field, double minimum, double maximum, const std::string& help) {
+Schema::Key& Schema::number(const std::string& name, double* field, double minimum, double maximum,
+                            const std::string& help) {
   Key& key = add(name,
                  std::isinf(maximum) ? fmt::format("a number, at least {}", minimum)
                                      : fmt::format("a number from {} to {}", minimum, maximum),
@@ -146,7 +147,8 @@ Schema::Key& Schema::choice(const std::string& name, std::string* field, std::ve
   Key& key = text(name, field, help);
   key.expectation = "one of " + quoted(options);
   key.read = [field, options = std::move(options)](const nlohmann::json& value) {
-    if (!value.is_string() || std::find(options.begin(), options.end(), value.get<std::string>()) == options.end()) return false;
+    if (!value.is_string() || std::find(options.begin(), options.end(), value.get<std::string>()) == options.end())
+      return false;
     *field = value.get<std::string>();
     return true;
   };

@@ -29,7 +29,7 @@ class Schema {
     std::string expectation;           ///< "an integer, at least 1": the end of an error message
     std::string help;
     OnResume on_resume = OnResume::fixed;
-    nlohmann::ordered_json standard;   ///< the value while no one sets it
+    nlohmann::ordered_json standard;                  ///< the value while no one sets it
     std::function<bool(const nlohmann::json&)> read;  ///< false: not what `expectation` says
     std::function<nlohmann::ordered_json()> write;
 

@@ -1,0 +1,218 @@
+#include "train/checkpoint.h"
+
+#include <algorithm>
+
+#include "kernels/error.h"
+#include "train/files.h"
+#include "train/model_directory.h"
+#include "train/safetensors.h"
+
+namespace outeffhop {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr int kFormatVersion = 1;
+constexpr const char* kPrefix = "step_";
+constexpr const char* kUnfinished = ".unfinished";
+
+/// The step in a checkpoint's directory name; -1 where the name is no checkpoint's.
+std::int64_t step_of(const fs::path& directory) {
+  const std::string name = directory.filename().string();
+  const std::string digits = name.starts_with(kPrefix) ? name.substr(5) : "";
+  if (digits.size() < 8 || digits.size() > 18 ||
+      !std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; })) {
+    return -1;
+  }
+  return std::stoll(digits);
+}
+
+void remove_directory(const fs::path& directory) {
+  // Without its manifest a half-deleted checkpoint cannot be taken for a sound one.
+  std::error_code error;
+  fs::remove(directory / "manifest.json", error);
+  fs::remove_all(directory, error);
+  if (error) fail(ErrorKind::io, "cannot delete {}: {}", directory.string(), error.message());
+}
+
+std::vector<TensorToWrite> named_tensors(const ParameterTable& table, const std::vector<float>& flat,
+                                         const std::string& suffix) {
+  require(static_cast<std::int64_t>(flat.size()) == table.flat_size(), "a snapshot of {} values for a model of {}",
+          flat.size(), table.flat_size());
+  std::vector<TensorToWrite> tensors;
+  for (const Parameter& p : table.all())
+    tensors.push_back({p.name + suffix, FileType::f32, p.shape, flat.data() + p.offset});
+  return tensors;
+}
+
+void read_moments(const fs::path& path, const ParameterTable& table, Snapshot& snapshot) {
+  const SafetensorsFile file(path);
+  snapshot.first_moments.assign(static_cast<std::size_t>(table.flat_size()), 0.0f);
+  snapshot.second_moments = snapshot.first_moments;
+  for (const Parameter& p : table.all()) {
+    for (const auto& [suffix, flat] :
+         {std::pair(".m", &snapshot.first_moments), std::pair(".v", &snapshot.second_moments)}) {
+      const TensorEntry* entry = file.find(p.name + suffix);
+      if (!entry || entry->shape != p.shape) {
+        fail(ErrorKind::checkpoint, "{} has no tensor \"{}{}\" of the shape {}", path.string(), p.name, suffix,
+             shape_text(p.shape));
+      }
+      file.read_floats(*entry, flat->data() + p.offset);
+    }
+  }
+}
+
+}  // namespace
+
+fs::path write_checkpoint(const CheckpointContext& context, const ParameterTable& table, const Snapshot& snapshot) {
+  const fs::path parent = context.run / "checkpoints";
+  const fs::path final_path = parent / fmt::format("{}{:08}", kPrefix, snapshot.state.step);
+  const fs::path path = final_path.string() + kUnfinished;
+  std::error_code error;
+  fs::remove_all(path, error);
+  fs::create_directories(path, error);
+  if (error) fail(ErrorKind::io, "cannot create {}: {}", path.string(), error.message());
+
+  write_durable(path / "config.json", write_huggingface_config(context.model, context.text_ids).dump(2) + "\n");
+  write_safetensors(path / "model.safetensors", named_tensors(table, snapshot.weights, ""));
+  std::vector<TensorToWrite> moments = named_tensors(table, snapshot.first_moments, ".m");
+  for (TensorToWrite& tensor : named_tensors(table, snapshot.second_moments, ".v")) moments.push_back(std::move(tensor));
+  write_safetensors(path / "optimizer.safetensors", std::move(moments));
+
+  const TrainerState& state = snapshot.state;
+  const nlohmann::ordered_json trainer = {{"format_version", kFormatVersion},
+                                          {"program", std::string("outeffhop ") + OUTEFFHOP_VERSION},
+                                          {"step", state.step},
+                                          {"updates", state.updates},
+                                          {"samples", state.samples},
+                                          {"bad_steps_in_a_row", state.bad_steps_in_a_row},
+                                          {"seconds", state.seconds},
+                                          {"data_fingerprint", context.data_fingerprint},
+                                          {"config", context.config}};
+  write_durable(path / "trainer.json", trainer.dump(2) + "\n");
+
+  nlohmann::ordered_json files = nlohmann::ordered_json::object();
+  for (const char* name : {"config.json", "model.safetensors", "optimizer.safetensors", "trainer.json"}) {
+    files[name] = {{"size", fs::file_size(path / name)}, {"xxh64", hash_file(path / name)}};
+  }
+  const nlohmann::ordered_json manifest = {{"format_version", kFormatVersion}, {"files", files}};
+  write_durable(path / "manifest.json", manifest.dump(2) + "\n");
+  sync_directory(path);
+
+  if (fs::exists(final_path)) remove_directory(final_path);  // a run that goes on from an earlier step meets its own past
+  fs::rename(path, final_path, error);
+  if (error) fail(ErrorKind::io, "cannot rename {} to {}: {}", path.string(), final_path.string(), error.message());
+  sync_directory(parent);
+  return final_path;
+}
+
+void verify_checkpoint(const fs::path& checkpoint) {
+  const fs::path manifest_file = checkpoint / "manifest.json";
+  if (!fs::exists(manifest_file)) fail(ErrorKind::checkpoint, "{} has no manifest.json", checkpoint.string());
+  const nlohmann::json manifest = read_checkpoint_json(manifest_file);
+  if (!manifest.is_object() || !manifest.contains("files") || !manifest["files"].is_object() ||
+      !manifest["files"].contains("model.safetensors")) {
+    fail(ErrorKind::checkpoint, "{} does not list a checkpoint's files", manifest_file.string());
+  }
+  for (const auto& [name, entry] : manifest["files"].items()) {
+    if (name.find('/') != std::string::npos || !entry.is_object() || !entry.contains("size") || !entry.contains("xxh64") ||
+        !entry["size"].is_number_unsigned() || !entry["xxh64"].is_string()) {
+      fail(ErrorKind::checkpoint, "{}: the entry of \"{}\" is damaged", manifest_file.string(), name);
+    }
+    const fs::path file = checkpoint / name;
+    std::error_code error;
+    const std::uintmax_t size = fs::file_size(file, error);
+    if (error) fail(ErrorKind::checkpoint, "{} is missing", file.string());
+    if (size != entry["size"].get<std::uint64_t>()) {
+      fail(ErrorKind::checkpoint, "{} has {} bytes instead of {}", file.string(), size, entry["size"].get<std::uint64_t>());
+    }
+    if (hash_file(file) != entry["xxh64"].get<std::string>()) {
+      fail(ErrorKind::checkpoint, "{} is damaged: its bytes do not match the hash in manifest.json", file.string());
+    }
+  }
+}
+
+std::vector<fs::path> list_checkpoints(const fs::path& run) {
+  std::vector<fs::path> found;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(run / "checkpoints", error)) {
+    if (entry.is_directory() && step_of(entry.path()) >= 0) found.push_back(entry.path());
+  }
+  std::sort(found.begin(), found.end(), [](const fs::path& a, const fs::path& b) { return step_of(a) > step_of(b); });
+  return found;
+}
+
+std::optional<fs::path> newest_checkpoint(const fs::path& run, std::vector<std::string>* notes) {
+  for (const fs::path& checkpoint : list_checkpoints(run)) {
+    try {
+      verify_checkpoint(checkpoint);
+      return checkpoint;
+    } catch (const Error& e) {
+      if (notes) notes->push_back(fmt::format("passed over {}: {}", checkpoint.filename().string(), e.what()));
+    }
+  }
+  return std::nullopt;
+}
+
+Resumable read_checkpoint_state(const fs::path& checkpoint) {
+  const fs::path file = checkpoint / "trainer.json";
+  if (!fs::exists(file)) {
+    fail(ErrorKind::checkpoint, "{} has no trainer.json: a model directory of another program cannot be continued",
+         checkpoint.string());
+  }
+  const nlohmann::json trainer = read_checkpoint_json(file);
+  Resumable result;
+  try {
+    if (trainer.at("format_version") != kFormatVersion) {
+      fail(ErrorKind::checkpoint, "{} has format version {}; this program reads {}", file.string(),
+           trainer.at("format_version").dump(), kFormatVersion);
+    }
+    TrainerState& state = result.snapshot.state;
+    trainer.at("step").get_to(state.step);
+    trainer.at("updates").get_to(state.updates);
+    trainer.at("samples").get_to(state.samples);
+    trainer.at("bad_steps_in_a_row").get_to(state.bad_steps_in_a_row);
+    trainer.at("seconds").get_to(state.seconds);
+    trainer.at("data_fingerprint").get_to(result.data_fingerprint);
+    result.config = trainer.at("config");
+  } catch (const nlohmann::json::exception& e) {
+    fail(ErrorKind::checkpoint, "{} is not what this program writes: {}", file.string(), e.what());
+  }
+  return result;
+}
+
+Resumable read_checkpoint(const fs::path& checkpoint, const ParameterTable& table) {
+  Resumable result = read_checkpoint_state(checkpoint);
+  result.snapshot.weights = read_weights(checkpoint / "model.safetensors", table, nullptr);
+  read_moments(checkpoint / "optimizer.safetensors", table, result.snapshot);
+  return result;
+}
+
+std::size_t set_aside_later_checkpoints(const fs::path& run, std::int64_t step) {
+  std::size_t count = 0;
+  for (const fs::path& checkpoint : list_checkpoints(run)) {
+    if (step_of(checkpoint) <= step) continue;
+    const fs::path aside = checkpoint.string() + ".superseded";
+    std::error_code error;
+    fs::remove_all(aside, error);
+    fs::rename(checkpoint, aside, error);
+    if (error) fail(ErrorKind::io, "cannot rename {} to {}: {}", checkpoint.string(), aside.string(), error.message());
+    ++count;
+  }
+  return count;
+}
+
+void prune_checkpoints(const fs::path& run, std::int64_t keep_last, std::int64_t keep_every) {
+  std::error_code error;
+  std::vector<fs::path> unfinished;
+  for (const fs::directory_entry& entry : fs::directory_iterator(run / "checkpoints", error)) {
+    if (entry.path().extension() == kUnfinished) unfinished.push_back(entry.path());
+  }
+  for (const fs::path& path : unfinished) remove_directory(path);
+  const std::vector<fs::path> checkpoints = list_checkpoints(run);
+  for (std::size_t i = static_cast<std::size_t>(std::max<std::int64_t>(1, keep_last)); i < checkpoints.size(); ++i) {
+    if (keep_every > 0 && step_of(checkpoints[i]) % keep_every == 0) continue;
+    remove_directory(checkpoints[i]);
+  }
+}
+
+}  // namespace outeffhop

@@ -1,0 +1,82 @@
+// Checkpoints: Hugging Face model directories that also resume.
+//
+//   RUN/checkpoints/step_00001000/
+//     config.json          the model, loads in transformers
+//     model.safetensors    fp32 master weights by their Hugging Face names
+//     optimizer.safetensors  Adam's moments: NAME.m and NAME.v
+//     trainer.json         where the run stands, and its configuration
+//     manifest.json        size and xxh64 of every other file; written last
+//
+// All of it is written into a directory of another name, brought to the disk, and renamed: a checkpoint is there whole or
+// not at all, and one that was damaged later is noticed by its manifest.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "model/parameters.h"
+#include "train/huggingface_config.h"
+
+namespace outeffhop {
+
+/// Where a run stands between two steps.
+struct TrainerState {
+  std::int64_t step = 0;     ///< steps done, skipped ones included
+  std::int64_t updates = 0;  ///< steps that changed the weights
+  std::int64_t samples = 0;  ///< global samples read: the index of the next one
+  std::int64_t bad_steps_in_a_row = 0;
+  double seconds = 0.0;  ///< spent training
+};
+
+/// A copy in host memory of everything a checkpoint holds.
+struct Snapshot {
+  TrainerState state;
+  std::vector<float> weights, first_moments, second_moments;  ///< flat, in the order of the parameter table
+};
+
+/// What stays the same from one checkpoint of a run to the next.
+struct CheckpointContext {
+  std::filesystem::path run;
+  ModelConfig model;
+  TextIds text_ids;
+  nlohmann::ordered_json config;  ///< as resolved
+  std::string data_fingerprint;   ///< of the training shards: see data_fingerprint()
+};
+
+/// Writes a checkpoint and returns its directory. Throws Error(io).
+std::filesystem::path write_checkpoint(const CheckpointContext& context, const ParameterTable& table,
+                                       const Snapshot& snapshot);
+
+/// Throws Error(checkpoint) naming the first file that is missing, has another size, or another hash than the manifest says.
+void verify_checkpoint(const std::filesystem::path& checkpoint);
+
+/// Checkpoint directories of a run, newest first. Unfinished ones are not among them.
+std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& run);
+
+/// The newest checkpoint of a run that verifies. A line for each that was passed over, and why, is added to `notes`.
+std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& run, std::vector<std::string>* notes);
+
+/// What a run needs to go on. Throws Error(checkpoint).
+struct Resumable {
+  Snapshot snapshot;
+  nlohmann::json config;
+  std::string data_fingerprint;
+};
+Resumable read_checkpoint(const std::filesystem::path& checkpoint, const ParameterTable& table);
+/// The same without weights and moments.
+Resumable read_checkpoint_state(const std::filesystem::path& checkpoint);
+
+/// Renames checkpoints later than `step` to NAME.superseded: a run that goes on from an earlier one will make its own, and a
+/// later resume must not take up the abandoned ones. Returns how many there were.
+std::size_t set_aside_later_checkpoints(const std::filesystem::path& run, std::int64_t step);
+
+/// Deletes what crashed writers left, and every checkpoint but the newest `keep_last` and those at multiples of `keep_every`
+/// (0: none). The newest is never deleted.
+void prune_checkpoints(const std::filesystem::path& run, std::int64_t keep_last, std::int64_t keep_every);
+
+}  // namespace outeffhop

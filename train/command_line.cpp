@@ -1,0 +1,162 @@
+#include "train/command_line.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "kernels/attention.h"
+#include "kernels/device.h"
+#include "train/config.h"
+#include "train/eval_command.h"
+#include "train/files.h"
+#include "train/probe.h"
+#include "train/training.h"
+
+namespace outeffhop {
+namespace {
+
+constexpr const char* kExitCodes =
+    "Exit codes: 0 done, 1 a bug of ours, 2 command line or configuration, 3 token shards or batch file, 4 checkpoint,\n"
+    "5 file system, 6 not in this build or machine, 7 diverged, 75 stopped by SIGTERM or SIGINT and saved: start it again";
+
+std::string version_text() {
+  const AttentionBuild build = attention_build();
+  std::string text = fmt::format("outeffhop {}\n", OUTEFFHOP_VERSION);
+  text += build.vanilla_only ? "attention: built for the ordinary softmax alone (n = 0 at compile time)\n"
+                             : "attention: vanilla, softmax1, softmax_n(N)\n";
+  text += fmt::format("default attn_softmax: {}\n", build.default_softmax);
+  return text + "device: " + make_device({})->description();
+}
+
+void add_device_options(CLI::App* command, std::string* device) {
+  command->add_option("--device", *device, "auto, cpu or cuda")->capture_default_str();
+}
+
+struct TrainArguments {
+  TrainOptions options;
+  std::string config;
+  std::vector<std::string> changes;
+  std::string out;
+};
+
+void declare_train(CLI::App& app, TrainArguments& a) {
+  CLI::App* command = app.add_subcommand("train", "Train a model");
+  command->add_option("--config", a.config, "JSON configuration (configs/*.json)")->required()->type_name("FILE");
+  command->add_option("--set", a.changes, "change one key, as in training.steps=1000; may be repeated")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command->add_option("--out", a.out, "run directory (the key \"output\")")->type_name("DIR");
+  command
+      ->add_option("--resume", a.options.resume,
+                   "auto: go on from the run's newest sound checkpoint, if there is one; never; or DIR")
+      ->capture_default_str();
+  command
+      ->add_option("--stop-after", a.options.stop_after,
+                   "save and stop after N steps of this invocation; the schedule stays")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--dry-run", a.options.dry_run, "print parameters, memory, steps and tokens, and stop");
+  command->add_flag("--quiet", a.options.quiet, "print nothing but errors");
+  add_device_options(command, &a.options.device);
+  command->footer(
+      "Examples:\n"
+      "  outeffhop train --config configs/bert_mini.json --out runs/mini\n"
+      "  outeffhop train --config configs/opt_mini.json --out runs/vanilla --set model.attn_softmax=vanilla --set "
+      "training.seed=1");
+}
+
+void declare_eval(CLI::App& app, EvalOptions& a, std::string& json) {
+  CLI::App* command = app.add_subcommand("eval", "Loss, perplexity and outlier metrics of a checkpoint");
+  command->add_option("--checkpoint", a.checkpoint, "a model directory, or a run (its newest checkpoint)")
+      ->required()
+      ->type_name("DIR");
+  command->add_option("--data", a.data, "token shards to evaluate on")->required()->type_name("GLOB");
+  command->add_flag("--outliers", a.outliers, "also infinity norms and kurtosis of activations");
+  command->add_option("--batches", a.batches, "batches to evaluate; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--batch-size", a.batch_size, "sequences a batch")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--sequence-length", a.sequence_length, "tokens a sequence; default: as trained")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--seed", a.seed, "of the masking; default: evaluation.seed of the run")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--dtype", a.dtype, "fp32 or bf16")->capture_default_str();
+  command->add_option("--threads", a.threads, "CPU threads; 0: all")->check(CLI::NonNegativeNumber)->capture_default_str();
+  command->add_option("--json", json, "also write the result, module by module")->type_name("FILE");
+  add_device_options(command, &a.device);
+  command->footer(
+      "Example:\n"
+      "  outeffhop eval --checkpoint runs/mini --data 'data/bert/*_val_*.bin' --outliers --json mini.json");
+}
+
+void declare_probe(CLI::App& app, ProbeOptions& a) {
+  CLI::App* command = app.add_subcommand("probe", "Loss, logits, activations and gradients of one batch, in a file");
+  command->add_option("--checkpoint", a.checkpoint, "a model directory, or a run")->required()->type_name("DIR");
+  command->add_option("--batch", a.batch, "safetensors with input_ids, attention_mask, token_type_ids, labels")
+      ->required()
+      ->type_name("FILE");
+  command->add_option("--out", a.out, "safetensors to write")->required()->type_name("FILE");
+  command->add_flag("--attention", a.attention, "also attention scores and probabilities");
+  command->add_option("--dtype", a.dtype, "fp32 or bf16")->capture_default_str();
+  command->add_option("--threads", a.threads, "CPU threads; 0: all")->check(CLI::NonNegativeNumber)->capture_default_str();
+  add_device_options(command, &a.device);
+  command->footer(
+      "Example:\n"
+      "  outeffhop probe --checkpoint runs/mini --batch batch.safetensors --out probe.safetensors");
+}
+
+int train_command(TrainArguments& a) {
+  std::vector<Override> overrides;
+  for (const std::string& change : a.changes) overrides.push_back(parse_override(change));
+  a.options.config = load_config(a.config, overrides);
+  if (!a.out.empty()) a.options.config.output = a.out;
+  return train(a.options);
+}
+
+int eval_command(const EvalOptions& options, const std::string& json) {
+  const nlohmann::ordered_json result = run_eval(options);
+  fmt::print("{}", eval_text(result));
+  if (!json.empty()) replace_file(json, result.dump(2) + "\n");
+  return 0;
+}
+
+}  // namespace
+
+int run_command_line(int argc, const char* const* argv) {
+  CLI::App app("Pretrains BERT and OPT with outlier-efficient Hopfield attention (softmax1), and measures outliers",
+               "outeffhop");
+  app.footer(kExitCodes);
+  app.require_subcommand(0, 1);
+  bool version = false;
+  app.add_flag("--version", version, "print version, attention build and device");
+  TrainArguments train_arguments;
+  EvalOptions eval_options;
+  std::string eval_json;
+  ProbeOptions probe_options;
+  declare_train(app, train_arguments);
+  declare_eval(app, eval_options, eval_json);
+  declare_probe(app, probe_options);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& e) {
+    return app.exit(e);  // --help
+  } catch (const CLI::ParseError& e) {
+    fail(ErrorKind::usage, "{} (outeffhop --help tells what there is)", e.what());
+  }
+  if (version) {
+    fmt::print("{}\n", version_text());
+    return 0;
+  }
+  if (app.got_subcommand("train")) return train_command(train_arguments);
+  if (app.got_subcommand("eval")) return eval_command(eval_options, eval_json);
+  if (app.got_subcommand("probe")) {
+    probe(probe_options);
+    return 0;
+  }
+  fail(ErrorKind::usage, "no command: outeffhop train, eval or probe (outeffhop --help tells more)");
+}
+
+}  // namespace outeffhop

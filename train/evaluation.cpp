@@ -1,0 +1,57 @@
+#include "train/evaluation.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "data/loader.h"
+#include "data/sampler.h"
+
+namespace outeffhop {
+
+double EvaluationResult::perplexity() const { return std::exp(loss()); }
+
+double EvaluationResult::reference_perplexity() const { return std::exp(batch_mean_sum / static_cast<double>(samples)); }
+
+std::unique_ptr<Objective> make_objective(const DataConfig& data, std::int64_t vocab_size, std::uint64_t seed) {
+  if (data.objective == "causal_lm") return make_causal_lm();
+  require(data.objective == "masked_lm", "the objective \"{}\" was not resolved", data.objective);
+  std::vector<std::int32_t> special;
+  for (const std::int64_t id : data.special_token_ids) special.push_back(static_cast<std::int32_t>(id));
+  return make_masked_lm(data.mlm_probability, static_cast<std::int32_t>(data.mask_token_id), std::move(special), vocab_size,
+                        seed);
+}
+
+EvaluationResult evaluate(Device& device, Model& model, DeviceBatch& device_batch, const ShardSet& shards,
+                          const Objective& objective, const EvaluationSettings& settings, SiteVisitor* visitor) {
+  const StreamSampler sampler(shards, settings.sequence_length, 0, false);
+  auto windows = static_cast<std::int64_t>(sampler.window_count());
+  if (settings.batches > 0) windows = std::min(windows, settings.batches * settings.batch_size);
+
+  const Buffer loss_sum(device, sizeof(double));
+  EvaluationResult result;
+  for (std::int64_t first = 0; first < windows; first += settings.batch_size) {
+    const std::int64_t B = std::min(settings.batch_size, windows - first);
+    const Batch batch = make_batch(sampler, objective, B, settings.sequence_length, model.config().vocab_size,
+                                   static_cast<std::uint64_t>(first));
+    const ModelBatch on_device = device_batch.upload(batch);
+    device.zero(loss_sum.data(), sizeof(double));
+    model.forward(on_device, loss_sum.as<double>(), visitor);
+    double batch_sum = 0.0;
+    device.copy_out(&batch_sum, loss_sum.data(), sizeof batch_sum);
+    device.synchronize();
+
+    result.loss_sum += batch_sum;
+    result.labels += on_device.label_count;
+    if (on_device.label_count > 0) {
+      result.batch_mean_sum += batch_sum / static_cast<double>(on_device.label_count) * static_cast<double>(B);
+      result.samples += B;
+    }
+  }
+  if (result.labels == 0) {
+    fail(ErrorKind::data, "nothing to evaluate: none of the {} windows of {} tokens has a labelled token", windows,
+         settings.sequence_length);
+  }
+  return result;
+}
+
+}  // namespace outeffhop

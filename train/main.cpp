@@ -1,0 +1,24 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "kernels/error.h"
+#include "train/command_line.h"
+
+int main(int argc, char** argv) {
+  using outeffhop::ErrorKind;
+  try {
+    return outeffhop::run_command_line(argc, argv);
+  } catch (const outeffhop::Error& e) {
+    fmt::print(stderr, "outeffhop: {}\n", e.what());
+    return static_cast<int>(e.kind());
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "outeffhop: out of memory: a smaller training.micro_batch_size or model needs less\n");
+    return static_cast<int>(ErrorKind::unsupported);
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "outeffhop: unexpected: {}\n", e.what());
+    return static_cast<int>(ErrorKind::internal);
+  }
+}

@@ -1,0 +1,363 @@
+#include "train/training.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "data/loader.h"
+#include "data/sampler.h"
+#include "kernels/device.h"
+#include "model/model.h"
+#include "train/checkpoint.h"
+#include "train/device_batch.h"
+#include "train/evaluation.h"
+#include "train/files.h"
+#include "train/metrics.h"
+#include "train/optimizer.h"
+#include "train/progress.h"
+#include "train/signals.h"
+
+namespace outeffhop {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+ModelOptions model_options(const Config& config) {
+  ModelOptions options;
+  options.dtype = dtype_of(config.training.dtype);
+  options.max_batch = config.training.micro_batch_size;
+  if (!config.data.validation.empty()) options.max_batch = std::max(options.max_batch, config.evaluation.batch_size);
+  options.max_sequence = config.data.sequence_length;
+  options.seed = static_cast<std::uint64_t>(config.training.seed);
+  return options;
+}
+
+/// Reads the shards that a config names before anything else can depend on them.
+ShardSet training_shards(const Config& config) {
+  if (config.data.train.empty()) {
+    fail(ErrorKind::usage,
+         "data.train is not set: give a glob pattern of token shards, as in --set data.train='data/*_train_*.bin'");
+  }
+  return ShardSet(config.data.train);
+}
+
+Config resolved(Config config, const ShardMetadata& metadata) {
+  resolve(config, metadata);
+  return config;
+}
+
+class Trainer {
+ public:
+  explicit Trainer(const TrainOptions& options);
+  int run();
+
+ private:
+  void describe();
+  void begin();
+  bool resume();
+  void start_afresh();
+  StepControl step(std::vector<Batch>& batches);
+  void report(const StepControl& control, double seconds);
+  void evaluate_now();
+  void save();
+  void finish();
+
+  const TrainOptions options_;
+  const ShardSet shards_;
+  const Config config_;
+  const std::optional<ShardSet> validation_;
+  const std::int64_t T_, tokens_per_step_;
+  const StreamSampler sampler_;
+  const std::unique_ptr<Objective> objective_, evaluation_objective_;
+  const std::unique_ptr<Device> device_;
+  const std::unique_ptr<Model> model_;
+  Optimizer optimizer_;
+  DeviceBatch device_batch_;
+  CheckpointContext context_;
+  Snapshot snapshot_;  // its state is the run's; its arrays are filled when saving
+  Progress progress_;
+  std::optional<MetricsFile> metrics_;
+  std::optional<EvaluationResult> evaluated_;  // at the present step
+  std::filesystem::path saved_;                // the checkpoint of the present step, if there is one
+  double window_seconds_ = 0.0;                // since the last logged step
+  std::int64_t window_steps_ = 0;
+
+  TrainerState& state() { return snapshot_.state; }
+  void say(const std::string& text) {
+    if (!options_.quiet) progress_.line(text);
+  }
+};
+
+Trainer::Trainer(const TrainOptions& options)
+    : options_(options),
+      shards_(training_shards(options.config)),
+      config_(resolved(options.config, shards_.metadata())),
+      validation_(config_.data.validation.empty() ? std::nullopt : std::optional<ShardSet>(config_.data.validation)),
+      T_(config_.data.sequence_length),
+      tokens_per_step_(config_.training.global_batch_size * T_),
+      sampler_(shards_, T_, static_cast<std::uint64_t>(config_.training.seed), true),
+      objective_(make_objective(config_.data, config_.model.vocab_size, static_cast<std::uint64_t>(config_.training.seed))),
+      evaluation_objective_(
+          make_objective(config_.data, config_.model.vocab_size, static_cast<std::uint64_t>(config_.evaluation.seed))),
+      device_(make_device({options.device, static_cast<int>(config_.training.threads)})),
+      model_(make_model(config_.model, model_options(config_), *device_)),
+      optimizer_(*device_, *model_, config_.optimizer),
+      device_batch_(*device_, config_.model, model_options(config_).max_batch, T_),
+      progress_(isatty(STDOUT_FILENO) == 1) {
+  const ShardMetadata& metadata = shards_.metadata();
+  context_.run = config_.output;
+  context_.model = config_.model;
+  if (metadata.bos_id >= 0) context_.text_ids.bos = metadata.bos_id;
+  if (metadata.eos_id >= 0) context_.text_ids.eos = metadata.eos_id;
+  context_.config = write_config(config_);
+  context_.data_fingerprint = data_fingerprint(shards_);
+}
+
+void Trainer::describe() {
+  const ModelConfig& m = config_.model;
+  say(device_->description());
+  say(fmt::format("model       {} with {} attention: {} layers, {} channels, {} heads, vocabulary {}; {} parameters, {}",
+                  m.model_type, m.attn_softmax, m.num_hidden_layers, m.hidden_size, m.num_attention_heads, m.vocab_size,
+                  count_text(static_cast<double>(model_->parameters().total())), config_.training.dtype));
+  const MemoryPlan plan = model_->memory();
+  const auto size = [](std::size_t bytes) { return count_text(static_cast<double>(bytes)) + "B"; };
+  say(fmt::format(
+      "memory      {}: master weights {}, weights in storage {}, gradients {}, moments {}, activations {}, workspace {}",
+      size(plan.total() + optimizer_.bytes()), size(plan.master_weights), size(plan.storage_weights), size(plan.gradients),
+      size(optimizer_.bytes()), size(plan.activations), size(plan.workspace)));
+  say(fmt::format("data        {} tokens in {} shards, {} windows of {}",
+                  count_text(static_cast<double>(shards_.token_count())), shards_.shards().size(), sampler_.window_count(),
+                  T_));
+  const auto tokens = static_cast<double>(config_.training.steps * tokens_per_step_);
+  say(fmt::format("training    {} steps of {} sequences ({} x {} at a time): {} tokens, {:.3g} epochs",
+                  config_.training.steps, config_.training.global_batch_size, config_.accumulation(),
+                  config_.training.micro_batch_size, count_text(tokens),
+                  tokens / static_cast<double>(T_) / static_cast<double>(sampler_.window_count())));
+}
+
+bool Trainer::resume() {
+  std::filesystem::path checkpoint = options_.resume;
+  std::vector<std::string> notes;
+  if (options_.resume == "never") {
+    if (!list_checkpoints(context_.run).empty()) {
+      fail(ErrorKind::usage, "{} already holds checkpoints: continue with --resume auto, or start another run with --out",
+           config_.output);
+    }
+    return false;
+  }
+  if (options_.resume == "auto") {
+    if (list_checkpoints(context_.run).empty()) return false;
+    const auto newest = newest_checkpoint(context_.run, &notes);
+    for (const std::string& note : notes) say(note);
+    if (!newest) {
+      fail(ErrorKind::checkpoint, "no checkpoint of {} is sound ({}); start another run with --out", config_.output,
+           notes.front());
+    }
+    checkpoint = *newest;
+  } else {
+    if (!std::filesystem::is_directory(checkpoint)) {
+      fail(ErrorKind::usage, "--resume {}: expected \"auto\", \"never\" or the directory of a checkpoint", options_.resume);
+    }
+    verify_checkpoint(checkpoint);
+  }
+
+  const Resumable before = read_checkpoint_state(checkpoint);
+  for (const std::string& note : check_resume(before.config, config_)) say("note: " + note);
+  if (before.data_fingerprint != context_.data_fingerprint) {
+    fail(ErrorKind::usage, "cannot continue the run: the shards of data.train ({}) are not those it was trained on so far",
+         config_.data.train);
+  }
+  snapshot_ = read_checkpoint(checkpoint, model_->parameters()).snapshot;
+  const auto bytes = snapshot_.weights.size() * sizeof(float);
+  device_->copy_in(model_->master().data, snapshot_.weights.data(), bytes);
+  device_->copy_in(optimizer_.first_moments().data, snapshot_.first_moments.data(), bytes);
+  device_->copy_in(optimizer_.second_moments().data, snapshot_.second_moments.data(), bytes);
+  if (const std::size_t aside = set_aside_later_checkpoints(context_.run, state().step)) {
+    say(fmt::format("{} later checkpoints were renamed to *.superseded", aside));
+  }
+  if (std::filesystem::weakly_canonical(checkpoint).parent_path() ==
+      std::filesystem::weakly_canonical(context_.run / "checkpoints")) {
+    saved_ = checkpoint;
+  }
+  say(fmt::format("resumed     {} after step {}", checkpoint.string(), state().step));
+  return true;
+}
+
+void Trainer::start_afresh() {
+  const auto size = static_cast<std::size_t>(model_->parameters().flat_size());
+  for (auto* values : {&snapshot_.weights, &snapshot_.first_moments, &snapshot_.second_moments}) values->assign(size, 0.0f);
+  initialise(model_->parameters(), static_cast<std::uint64_t>(config_.training.seed), snapshot_.weights.data());
+  device_->copy_in(model_->master().data, snapshot_.weights.data(), size * sizeof(float));
+}
+
+void Trainer::begin() {
+  if (config_.output.empty())
+    fail(ErrorKind::usage, "no run directory: give --out DIR or set \"output\" in the configuration");
+  std::error_code error;
+  std::filesystem::create_directories(context_.run, error);
+  if (error) fail(ErrorKind::io, "cannot create the run directory {}: {}", config_.output, error.message());
+  if (!resume()) start_afresh();
+  model_->round_to_storage();
+  replace_file(context_.run / "config.json", context_.config.dump(2) + "\n");
+  metrics_.emplace(context_.run / "metrics.jsonl", state().step);
+}
+
+StepControl Trainer::step(std::vector<Batch>& batches) {
+  std::int64_t labels = 0;
+  for (const Batch& batch : batches) labels += count_labels(batch);
+  const double rate =
+      learning_rate(config_.schedule, config_.optimizer.learning_rate, config_.training.steps, state().updates);
+  optimizer_.begin_step(rate, labels, state().updates);
+  for (const Batch& batch : batches) {
+    model_->forward_backward(device_batch_.upload(batch), optimizer_.loss_sum(), true);
+  }
+  return optimizer_.finish_step();
+}
+
+void Trainer::report(const StepControl& control, double seconds) {
+  window_seconds_ += seconds;
+  ++window_steps_;
+  const bool logged = state().step % config_.logging.interval == 0 || state().step == config_.training.steps || control.skip;
+  const double step_seconds = window_seconds_ / static_cast<double>(window_steps_);
+  const double tokens_per_second = static_cast<double>(tokens_per_step_) / step_seconds;
+  const std::int64_t first_sample = state().samples - config_.training.global_batch_size;
+  if (control.skip) {
+    say(fmt::format("step {} skipped: loss {}, gradient norm {}; samples {} to {}", state().step, control.loss,
+                    control.gradient_norm, first_sample, state().samples - 1));
+  } else if (!options_.quiet) {
+    progress_.step({state().step, config_.training.steps, control.loss, control.learning_rate, control.gradient_norm,
+                    tokens_per_second, step_seconds * static_cast<double>(config_.training.steps - state().step)},
+                   logged);
+  }
+  if (!logged) return;
+  nlohmann::ordered_json object = {{"step", state().step},
+                                   {"loss", finite_or_null(control.loss)},
+                                   {"learning_rate", control.learning_rate},
+                                   {"gradient_norm", finite_or_null(control.gradient_norm)},
+                                   {"tokens", state().samples * T_},
+                                   {"tokens_per_second", tokens_per_second},
+                                   {"seconds", state().seconds},
+                                   {"skipped", control.skip != 0}};
+  if (control.skip) object["samples"] = {first_sample, state().samples - 1};
+  metrics_->write(object);
+  window_seconds_ = 0.0;
+  window_steps_ = 0;
+}
+
+void Trainer::evaluate_now() {
+  if (!validation_ || evaluated_) return;
+  evaluated_ = evaluate(*device_, *model_, device_batch_, *validation_, *evaluation_objective_,
+                        {T_, config_.evaluation.batch_size, config_.evaluation.batches});
+  say(fmt::format("step {}: validation loss {:.4f}, perplexity {:.3f}", state().step, evaluated_->loss(),
+                  evaluated_->perplexity()));
+  metrics_->write({{"step", state().step},
+                   {"validation_loss", finite_or_null(evaluated_->loss())},
+                   {"validation_perplexity", finite_or_null(evaluated_->perplexity())}});
+}
+
+void Trainer::save() {
+  if (!saved_.empty()) return;
+  const auto bytes = snapshot_.weights.size() * sizeof(float);
+  device_->copy_out(snapshot_.weights.data(), model_->master().data, bytes);
+  device_->copy_out(snapshot_.first_moments.data(), optimizer_.first_moments().data, bytes);
+  device_->copy_out(snapshot_.second_moments.data(), optimizer_.second_moments().data, bytes);
+  device_->synchronize();
+  saved_ = write_checkpoint(context_, model_->parameters(), snapshot_);
+  prune_checkpoints(context_.run, config_.checkpoint.keep_last, config_.checkpoint.keep_every);
+}
+
+void Trainer::finish() {
+  evaluate_now();
+  save();
+  say(fmt::format("\ntrained     {} steps, {} tokens in {}", state().step,
+                  count_text(static_cast<double>(state().samples * T_)), duration_text(state().seconds)));
+  if (evaluated_) {
+    say(fmt::format("validation  loss {:.4f}, perplexity {:.3f}", evaluated_->loss(), evaluated_->perplexity()));
+    const ShardMetadata& metadata = shards_.metadata();
+    const double unigram =
+        config_.data.objective == "masked_lm" ? metadata.unigram_perplexity_non_special : metadata.unigram_perplexity_all;
+    if (unigram > 0) say(fmt::format("            (knowing only how frequent tokens are: {:.1f})", unigram));
+  }
+  say(fmt::format("checkpoint  {}", saved_.string()));
+  say(fmt::format("metrics     {}", (context_.run / "metrics.jsonl").string()));
+}
+
+int Trainer::run() {
+  describe();
+  if (options_.dry_run) return 0;
+  begin();
+
+  const StopSignals signals;
+  const std::int64_t steps = config_.training.steps;
+  const std::int64_t first_step = state().step;
+  Loader loader(sampler_, *objective_, config_.training.micro_batch_size, T_, config_.model.vocab_size,
+                static_cast<std::uint64_t>(state().samples),
+                static_cast<std::size_t>(std::max<std::int64_t>(4, 2 * config_.accumulation())));
+  std::vector<Batch> batches(static_cast<std::size_t>(config_.accumulation()));
+
+  while (state().step < steps) {
+    const Clock::time_point begin = Clock::now();
+    for (Batch& batch : batches) batch = loader.next();
+    const StepControl control = step(batches);
+    const double seconds = seconds_since(begin);
+
+    state().step += 1;
+    state().samples += config_.training.global_batch_size;
+    state().updates = control.updates;
+    state().seconds += seconds;
+    state().bad_steps_in_a_row = control.skip ? state().bad_steps_in_a_row + 1 : 0;
+    evaluated_.reset();
+    saved_.clear();
+    report(control, seconds);
+    if (state().bad_steps_in_a_row >= config_.training.max_bad_steps) {
+      fail(ErrorKind::diverged,
+           "the loss or gradient was not finite in {} steps in a row, up to step {}; the last checkpoint is as "
+           "it was: lower optimizer.learning_rate, or look at the samples named above",
+           state().bad_steps_in_a_row, state().step);
+    }
+
+    const bool last = state().step == steps;
+    const auto due = [&](std::int64_t interval) { return interval > 0 && state().step % interval == 0 && !last; };
+    if (due(config_.evaluation.interval)) evaluate_now();
+    if (due(config_.checkpoint.interval)) save();
+
+    const bool signalled = signals.requested();
+    if (!last && (signalled || (options_.stop_after > 0 && state().step - first_step >= options_.stop_after))) {
+      save();
+      say(fmt::format("stopped after step {} of {}; {} is saved, and the same command goes on from there", state().step,
+                      steps, saved_.string()));
+      return signalled ? kExitRequeue : 0;
+    }
+  }
+  finish();
+  return 0;
+}
+
+}  // namespace
+
+int train(const TrainOptions& options) { return Trainer(options).run(); }
+
+std::string data_fingerprint(const ShardSet& shards) {
+  constexpr std::uint64_t kEnd = 4096;
+  std::string bytes;
+  const auto append = [&](const void* data, std::size_t size) { bytes.append(static_cast<const char*>(data), size); };
+  std::vector<std::int32_t> tokens(kEnd);
+  for (const Shard& shard : shards.shards()) {
+    const std::uint64_t count = shard.token_count();
+    const std::uint64_t some = std::min(count, kEnd);
+    append(&count, sizeof count);
+    for (const std::uint64_t begin : {std::uint64_t{0}, count - some}) {
+      shard.read(begin, some, tokens.data());
+      append(tokens.data(), some * sizeof(std::int32_t));
+    }
+  }
+  return hash_bytes(bytes);
+}
+
+}  // namespace outeffhop
