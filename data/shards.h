@@ -43,7 +43,8 @@ struct ShardMetadata {
   std::int64_t vocab_size = 0;            ///< 0: unknown
   std::vector<std::int32_t> special_ids;  ///< never masked
   /// Perplexity on the validation split of the training split's unigram distribution (add-one smoothed), over all tokens and
-  /// over the tokens that are not special; 0: unknown. What a model that knows only frequencies would reach.
+  /// over the tokens that are not special (special ones then left out of the distribution too); 0: unknown. What a model that
+  /// knows only frequencies would reach.
   double unigram_perplexity_all = 0.0, unigram_perplexity_non_special = 0.0;
   std::int32_t mask_id = -1, pad_id = -1, cls_id = -1, sep_id = -1, bos_id = -1, eos_id = -1;
 };
