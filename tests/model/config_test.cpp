@@ -34,12 +34,13 @@ TEST_CASE("attn_softmax names its constant") {
 }
 
 TEST_CASE("an attn_softmax that is not understood is refused with those that exist") {
-  for (const char* text : {"", "softmax", "Softmax1", "softmax1 ", "softmax_n", "softmax_n()", "softmax_n(-1)", "softmax_n(-0)",
-                           "softmax_n(4", "softmax_n(4) ", "softmax_n( 4)", "softmax_n(4x)", "softmax_n(nan)", "softmax_n(inf)",
-                           "softmax_n(1e99)", "clipped(-.025:1)", "entmax"}) {
+  for (const char* text : {"", "softmax", "Softmax1", "softmax1 ", "softmax_n", "softmax_n()", "softmax_n(-1)",
+                           "softmax_n(-0)", "softmax_n(4", "softmax_n(4) ", "softmax_n( 4)", "softmax_n(4x)",
+                           "softmax_n(nan)", "softmax_n(inf)", "softmax_n(1e99)", "clipped(-.025:1)", "entmax"}) {
     INFO("attn_softmax = \"" << text << "\"");
     CHECK(kind_of([&] { softmax_constant(text); }) == ErrorKind::usage);
-    CHECK_THROWS_WITH(softmax_constant(text), Contains("\"vanilla\"") && Contains("\"softmax1\"") && Contains("softmax_n(N)"));
+    CHECK_THROWS_WITH(softmax_constant(text),
+                      Contains("\"vanilla\"") && Contains("\"softmax1\"") && Contains("softmax_n(N)"));
   }
 }
 

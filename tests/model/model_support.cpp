@@ -50,9 +50,8 @@ HostBatch random_batch(const ModelConfig& config, std::mt19937_64& rng, std::int
       const bool padding = t >= length;
       const auto position = static_cast<std::int32_t>(position_offset(config) + t);
       batch.input_ids.push_back(padding ? pad : id);
-      batch.position_ids.push_back(padding && padding_position(config) >= 0
-                                       ? static_cast<std::int32_t>(padding_position(config))
-                                       : position);
+      batch.position_ids.push_back(
+          padding && padding_position(config) >= 0 ? static_cast<std::int32_t>(padding_position(config)) : position);
       batch.type_ids.push_back(type(rng));
       if (!padding && labelled(rng)) {
         batch.label_rows.push_back(static_cast<std::int32_t>(b * T + t));
@@ -65,9 +64,7 @@ HostBatch random_batch(const ModelConfig& config, std::mt19937_64& rng, std::int
 
 HostBatch one_sample(const HostBatch& batch, std::int64_t b) {
   const std::int64_t T = batch.T;
-  const auto part = [&](const auto& all) {
-    return std::vector(all.begin() + b * T, all.begin() + (b + 1) * T);
-  };
+  const auto part = [&](const auto& all) { return std::vector(all.begin() + b * T, all.begin() + (b + 1) * T); };
   HostBatch one;
   one.B = 1;
   one.T = T;

@@ -1,5 +1,5 @@
-// What the model tests share: small configs, random batches on a device, and a model whose parameters, loss and gradients are
-// plain vectors of doubles whatever the dtype.
+// What the model tests share: small configs, random batches on a device, and a model whose parameters, loss and gradients
+// are plain vectors of doubles whatever the dtype.
 #pragma once
 
 #include <memory>

@@ -270,3 +270,26 @@ TEST_CASE("an initial value depends on seed, name and element alone") {
   more_words.resize(words.size());
   CHECK(words == more_words);  // a larger table begins with the smaller one
 }
+
+TEST_CASE("the meaning of a seed is frozen") {
+  ParameterTable table;
+  Parameter p;
+  p.name = "model.decoder.layers.0.fc1.weight";
+  p.shape = {3, 3};
+  p.init = Init::normal;
+  p.init_scale = 1.0;
+  table.add(p);
+  p.name = "model.decoder.layers.0.self_attn.q_proj.bias";
+  p.shape = {5};
+  p.init = Init::uniform_fan_in;
+  table.add(p);
+  const std::vector<float> flat = initial(table, 42);
+  // Computed apart from this program, from the definitions: FNV-1a of the name, Philox4x32-7, Box-Muller.
+  const double normal[] = {0.5860585497229229, 1.8482607757182568,  1.361071970335489,
+                           -1.737200444328983, -0.7840714487021321, 0.9843039473421924,
+                           1.246515749918401,  -0.2282618065809302, 1.0204369659780579};
+  const double uniform[] = {0.7095059994106427, 0.6747187311353389, 0.6941961801376346, -0.4027400604373046,
+                            0.9478119542341275};
+  for (int e = 0; e < 9; ++e) CHECK(flat[static_cast<std::size_t>(e)] == Approx(normal[e]).epsilon(1e-7));
+  for (int e = 0; e < 5; ++e) CHECK(flat[static_cast<std::size_t>(64 + e)] == Approx(uniform[e]).epsilon(1e-7));
+}
