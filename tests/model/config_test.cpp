@@ -10,7 +10,8 @@
 #include "tests/model/model_support.h"
 
 using namespace outeffhop;
-using Catch::Matchers::Contains;
+using test::contains;
+using test::error_message;
 
 namespace {
 
@@ -48,7 +49,9 @@ TEST_CASE("hidden_act names its activation") {
   CHECK(activation_of("gelu") == Activation::gelu_erf);
   CHECK(activation_of("gelu_new") == Activation::gelu_tanh);
   CHECK(activation_of("relu") == Activation::relu);
-  CHECK_THROWS_WITH(activation_of("silu"), Contains("silu") && Contains("gelu_new"));
+  const std::string message = error_message([] { activation_of("silu"); });
+  CHECK(contains(message, "silu"));
+  CHECK(contains(message, "gelu_new"));
 }
 
 TEST_CASE("a config that no model can be built from is refused by field and value") {
@@ -85,11 +88,15 @@ TEST_CASE("a config that no model can be built from is refused by field and valu
     broken.break_it(config);
     INFO(broken.field << " = " << broken.value);
     CHECK(kind_of([&] { validate(config); }) == ErrorKind::usage);
-    CHECK_THROWS_WITH(validate(config), Contains(std::string("model.") + broken.field) && Contains(broken.value));
+    const std::string message = error_message([&] { validate(config); });
+    CHECK(contains(message, std::string("model.") + broken.field));
+    CHECK(contains(message, broken.value));
   }
   ModelConfig opt = test::tiny_opt();
   opt.word_embed_proj_dim = -4;
-  CHECK_THROWS_WITH(validate(opt), Contains("word_embed_proj_dim") && Contains("-4"));
+  const std::string message = error_message([&] { validate(opt); });
+  CHECK(contains(message, "word_embed_proj_dim"));
+  CHECK(contains(message, "-4"));
 }
 
 TEST_CASE("positions start where Hugging Face starts them") {

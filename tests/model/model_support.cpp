@@ -205,6 +205,17 @@ void write_tensor(Device& device, Tensor tensor, const std::vector<double>& valu
   }
 }
 
+std::string error_message(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
 double norm(const std::vector<double>& values) {
   double sum = 0.0;
   for (const double v : values) sum += v * v;

@@ -2,6 +2,7 @@
 // are plain vectors of doubles whatever the dtype.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -83,6 +84,10 @@ class ModelUnderTest {
 /// Device memory as doubles, and back.
 std::vector<double> read_tensor(Device& device, ConstTensor tensor, std::int64_t count);
 void write_tensor(Device& device, Tensor tensor, const std::vector<double>& values);
+
+/// The message of the Error that `action` throws; empty when it throws none.
+std::string error_message(const std::function<void()>& action);
+bool contains(const std::string& text, const std::string& part);
 
 double norm(const std::vector<double>& values);
 /// || a - b ||, over the elements of one parameter.

@@ -290,6 +290,6 @@ TEST_CASE("the meaning of a seed is frozen") {
                            1.246515749918401,  -0.2282618065809302, 1.0204369659780579};
   const double uniform[] = {0.7095059994106427, 0.6747187311353389, 0.6941961801376346, -0.4027400604373046,
                             0.9478119542341275};
-  for (int e = 0; e < 9; ++e) CHECK(flat[static_cast<std::size_t>(e)] == Approx(normal[e]).epsilon(1e-7));
-  for (int e = 0; e < 5; ++e) CHECK(flat[static_cast<std::size_t>(64 + e)] == Approx(uniform[e]).epsilon(1e-7));
+  for (int e = 0; e < 9; ++e) CHECK(std::abs(flat[static_cast<std::size_t>(e)] - normal[e]) < 2e-7);
+  for (int e = 0; e < 5; ++e) CHECK(std::abs(flat[static_cast<std::size_t>(64 + e)] - uniform[e]) < 1e-7);
 }
