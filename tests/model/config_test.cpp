@@ -40,8 +40,8 @@ TEST_CASE("an attn_softmax that is not understood is refused with those that exi
                            "softmax_n(nan)", "softmax_n(inf)", "softmax_n(1e99)", "clipped(-.025:1)", "entmax"}) {
     INFO("attn_softmax = \"" << text << "\"");
     CHECK(kind_of([&] { softmax_constant(text); }) == ErrorKind::usage);
-    CHECK_THROWS_WITH(softmax_constant(text),
-                      Contains("\"vanilla\"") && Contains("\"softmax1\"") && Contains("softmax_n(N)"));
+    const std::string message = error_message([&] { softmax_constant(text); });
+    for (const char* name : {"\"vanilla\"", "\"softmax1\"", "softmax_n(N)"}) CHECK(contains(message, name));
   }
 }
 
