@@ -1,0 +1,127 @@
+#include "kernels/linear.h"
+
+#include <bit>
+
+#include "kernels/cpu/cpu_device.h"
+#include "kernels/cpu/dispatch.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/simd/tables.h"
+
+namespace outeffhop::cpu {
+
+OUTEFFHOP_SIMD_TABLE(ActivationTable, activation_table)
+
+namespace {
+
+constexpr std::int64_t kGrain = 1 << 12;
+constexpr std::int64_t kBlockBytes = std::int64_t{16} << 20;
+
+void require_unquantised(const Operand& operand, const char* name) {
+  require(operand.scale == 1.0f && operand.zero_point == 0,
+          "linear: {} in {} must have scale 1 and zero point 0, not {} and {}", name, name_of(operand.dtype), operand.scale,
+          operand.zero_point);
+}
+
+}  // namespace
+
+void linear_forward(int threads, ProductEngine& products, Scratch& scratch, const LinearForward& op) {
+  const char* name = "linear";
+  require_storage(op.x.dtype, name);
+  require_storage(op.out.dtype, name);
+  require_same(op.x.dtype, op.weight, name, "the weight");
+  if (op.bias) require_storage(op.bias.dtype, name);
+  require_same(op.out.dtype, op.pre, name, "pre");
+  require_unquantised(op.x, "x");
+  require_unquantised(op.weight, "the weight");
+  Product product;
+  product.M = op.rows;
+  product.N = op.out_features;
+  product.K = op.in;
+  product.a = op.x;
+  product.b = op.weight;
+  product.b_transposed = true;
+  product.bias = op.bias;
+  product.c = op.pre ? op.pre : op.out;
+  if (op.activation == Activation::none && !op.pre && !op.max_abs) {
+    products.run(product);
+    return;
+  }
+
+  // An activation acts on what was not rounded yet: a bf16 product goes through fp32, in blocks of rows that stay in the
+  // last-level cache until they have been read again.
+  const bool widen = op.activation != Activation::none && op.out.dtype == DType::bf16;
+  std::int64_t block_rows = op.rows;
+  if (widen) {
+    const std::int64_t bytes = op.rows * op.out_features * static_cast<std::int64_t>(sizeof(float));
+    const std::int64_t blocks = std::max<std::int64_t>(1, (bytes + kBlockBytes - 1) / kBlockBytes);
+    block_rows = (op.rows + blocks - 1) / blocks;
+    product.c = {scratch.get<float>(block_rows * op.out_features), DType::f32};
+  }
+  const auto& table = activation_table();
+  std::int32_t largest = 0;
+  for (std::int64_t row = 0; row < op.rows; row += block_rows) {
+    product.M = std::min(block_rows, op.rows - row);
+    product.a = op.x.at(row * op.in);
+    products.run(product);
+    const std::int64_t count = product.M * op.out_features, begin = row * op.out_features;
+    const ConstTensor x = product.c;
+    const Tensor pre = op.pre.at(begin), out = op.out.at(begin);
+#pragma omp parallel num_threads(threads) reduction(max : largest)
+    {
+      const Range range = share_of(count, omp_get_thread_num(), omp_get_num_threads(), kGrain);
+      if (range.begin < range.end)
+        largest = std::max(largest, table.forward(op.activation, x, pre, out, range.begin, range.end));
+    }
+  }
+  if (op.max_abs) *op.max_abs = std::bit_cast<float>(largest);
+}
+
+void linear_backward(int threads, ProductEngine& products, const LinearBackward& op) {
+  const char* name = "linear backward";
+  require_storage(op.d_out.dtype, name);
+  require_same(DType::f32, op.d_weight, name, "d_weight");
+  require_same(DType::f32, op.d_bias, name, "d_bias");
+  if (op.d_x) {
+    require_storage(op.weight.dtype, name);
+    require_storage(op.d_x.dtype, name);
+    products.run({.M = op.rows,
+                  .N = op.in,
+                  .K = op.out_features,
+                  .a = op.d_out,
+                  .b = op.weight,
+                  .bias = {},
+                  .c = op.d_x,
+                  .accumulate = op.accumulate_d_x});
+  }
+  if (op.d_weight) {
+    require_storage(op.x.dtype, name);
+    products.run({.M = op.out_features,
+                  .N = op.in,
+                  .K = op.rows,
+                  .a = op.d_out,
+                  .a_transposed = true,
+                  .b = op.x,
+                  .bias = {},
+                  .c = op.d_weight,
+                  .accumulate = true});
+  }
+  if (op.d_bias) {
+    const auto& table = activation_table();
+    // Members own columns, so that the order of additions does not depend on the team.
+    parallel_ranges(threads, op.out_features, 64, [&](std::int64_t begin, std::int64_t end, int) {
+      table.add_column_sums(op.d_out, op.rows, op.out_features, begin, end, static_cast<float*>(op.d_bias.data));
+    });
+  }
+}
+
+void activation_backward(int threads, const ActivationBackward& op) {
+  const char* name = "activation backward";
+  require_storage(op.pre.dtype, name);
+  require_same(op.pre.dtype, op.d_out, name, "d_out");
+  require_same(op.pre.dtype, op.d_pre, name, "d_pre");
+  const auto& table = activation_table();
+  parallel_ranges(threads, op.count, kGrain,
+                  [&](std::int64_t begin, std::int64_t end, int) { table.backward(op, begin, end); });
+}
+
+}  // namespace outeffhop::cpu
