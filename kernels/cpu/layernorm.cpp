@@ -52,14 +52,15 @@ void layernorm_backward(int threads, Scratch& scratch, const LayerNormBackward& 
   require_same(DType::f32, op.d_weight, name, "d_weight");
   require_same(DType::f32, op.d_bias, name, "d_bias");
   const std::int64_t rows = op.B * op.T, stride = round_up(op.C);
-  float* weight = scratch.get<float>(stride * (1 + 2 * threads));
+  float* weight = scratch.get<float>(stride * (1 + 3 * threads));
   float* partial = weight + stride;  // d_weight and d_bias of each team member
+  float* row_buffers = partial + 2 * stride * threads;
   to_fp32(op.weight, op.C, weight);
   const auto& table = layernorm_table();
   std::fill(partial, partial + 2 * stride * threads, 0.0f);
   parallel_ranges(threads, rows, 1, [&](std::int64_t begin, std::int64_t end, int member) {
     float* mine = partial + 2 * stride * member;
-    table.backward(op, weight, begin, end, mine, mine + stride);
+    table.backward(op, weight, begin, end, mine, mine + stride, row_buffers + member * stride);
   });
   // In the order of the members: the same bits for the same team.
   auto* d_weight = static_cast<float*>(op.d_weight.data);

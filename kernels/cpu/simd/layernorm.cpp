@@ -62,7 +62,7 @@ void forward(const LayerNormForward& op, const float* weight, const float* bias,
 
 template <class S>
 void backward(const LayerNormBackward& op, const float* weight, std::int64_t row_begin, std::int64_t row_end, float* d_weight,
-              float* d_bias) {
+              float* d_bias, float* row) {
   const std::int64_t C = op.C;
   const auto count = static_cast<double>(C);
   const std::uint32_t threshold = op.dropout.threshold;
@@ -83,6 +83,8 @@ void backward(const LayerNormBackward& op, const float* weight, std::int64_t row
       store(d_weight + c, load(d_weight + c, extent) + d * h, extent);
       store(d_bias + c, load(d_bias + c, extent) + d, extent);
       const vf g = d * load(weight + c, extent);  // 0 outside the row
+      // Kept, so that the g below is the one in the mean: fused into a difference, it would be another, not rounded yet.
+      store(row + c, g);
       sum_g = sum_g + g;
       sum_gh = sum_gh + g * h;
     });
@@ -95,9 +97,8 @@ void backward(const LayerNormBackward& op, const float* weight, std::int64_t row
         philox_bits_linear(op.dropout.key, op.dropout.sample_ids[r / op.T], static_cast<std::uint32_t>(r % op.T), chunk,
                            end - chunk, bits);
       for_vectors(chunk, end, [&](std::int64_t c, auto extent) OUTEFFHOP_BODY {
-        const vf g = load(d_out + c, extent) * load(weight + c, extent);
         const vf h = (load(sum + c, extent) - mean) * rstd;
-        vf d = rstd * (g - mean_g - h * mean_gh);
+        vf d = rstd * (load(row + c) - mean_g - h * mean_gh);
         if (d_sum_in) d = d + load(d_sum_in + c, extent);
         store(d_sum + c, d, extent);
         if (d_x) {
@@ -115,8 +116,8 @@ void forward_rows(const LayerNormForward& op, const float* weight, const float* 
 }
 
 void backward_rows(const LayerNormBackward& op, const float* weight, std::int64_t row_begin, std::int64_t row_end,
-                   float* d_weight, float* d_bias) {
-  OUTEFFHOP_FOR_STORAGE(op.d_out.dtype, backward<S>(op, weight, row_begin, row_end, d_weight, d_bias));
+                   float* d_weight, float* d_bias, float* row) {
+  OUTEFFHOP_FOR_STORAGE(op.d_out.dtype, backward<S>(op, weight, row_begin, row_end, d_weight, d_bias, row));
 }
 
 }  // namespace

@@ -19,12 +19,12 @@ struct EmbeddingTable {
 };
 
 struct LayerNormTable {
-  /// `weight`, `bias`: fp32 copies; `row`: room for C floats rounded up to 16.
+  // `weight`, `bias`: fp32 copies; `row`: room for C floats rounded up to 16.
   void (*forward)(const LayerNormForward& op, const float* weight, const float* bias, std::int64_t row_begin,
                   std::int64_t row_end, float* row);
   /// Adds the rows' share to d_weight and d_bias, two arrays of C floats.
   void (*backward)(const LayerNormBackward& op, const float* weight, std::int64_t row_begin, std::int64_t row_end,
-                   float* d_weight, float* d_bias);
+                   float* d_weight, float* d_bias, float* row);
 };
 
 struct ActivationTable {
