@@ -267,4 +267,36 @@ TEST_CASE("the first AdamW step of one weight") {
   }
 }
 
+// With one gradient for ever, the bias-corrected moments are g and g^2 at every t: each step is the learning rate.
+TEST_CASE("AdamW steps by the learning rate under a constant gradient") {
+  for (DeviceUnderTest& under_test : devices_under_test()) {
+    Device& device = *under_test.device;
+    Buffer memory(device, 64);
+    const std::array<float, 4> before{1.0f, 0.0f, 0.0f, -0.5f};
+    device.copy_in(memory.data(), before.data(), sizeof before);
+    const AdamWSegment segment{0, 1, 0.0f};
+    const Tensor base{memory.data(), DType::f32};
+    for (int t = 1; t <= 20; ++t) {
+      StepControl values;
+      values.learning_rate = 0.01f;
+      values.gradient_scale = 1.0f;
+      values.updates = t;
+      const Control control(device, values);
+      AdamW op;
+      op.master = base;
+      op.m = base.at(1);
+      op.v = base.at(2);
+      op.gradient = base.at(3);
+      op.segments = &segment;
+      op.segment_count = 1;
+      op.control = control.get();
+      device.run(op);
+      device.synchronize();
+      std::array<float, 4> after;
+      device.copy_out(after.data(), memory.data(), sizeof after);
+      CHECK(after[0] == Approx(1 + 0.01 * t).epsilon(1e-5));
+    }
+  }
+}
+
 }  // namespace outeffhop::test

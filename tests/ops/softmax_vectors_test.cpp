@@ -1,5 +1,8 @@
 // Published values of softmax and softmax1, through the attention ops of the fp64 reference: one query e_0, keys x_j e_0,
 // values e_j, so that the scores are x and the output is p. The table has nine significant digits.
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/reference/reference.h"
 #include "tests/catch.h"
 #include "tests/test_support.h"
@@ -141,6 +144,40 @@ TEST_CASE("the observed stages compose to the fused forward") {
       for (std::size_t i = 0; i < fused.size(); ++i) CHECK(fused[i] == Approx(observed[i]).epsilon(1e-13).margin(1e-15));
       for (std::size_t i = fused.size() / 2; i < fused.size(); ++i) CHECK(fused[i] == 0.0);  // no visible key
     }
+}
+
+// Equal logits and values e_j, n = 0: o_ij is 1 / (keys that i sees), times the dropout factor of (sample, h Tq + i, j).
+TEST_CASE("attention drops and masks what the contract says") {
+  constexpr std::int64_t B = 2, H = 3, Tq = 4, Tk = 40;
+  const auto device = make_reference_device();
+  const std::vector<std::uint64_t> samples{9, (7ull << 32) + 5};
+  const std::vector<std::int32_t> lengths{Tk, 6};
+  Values zeros(B * Tk * H * Tk, 0.0), v(B * Tk * H * Tk, 0.0), o(B * Tq * H * Tk);
+  for (std::int64_t bj = 0; bj < B * Tk; ++bj)
+    for (std::int64_t h = 0; h < H; ++h) v[(bj * H + h) * Tk + bj % Tk] = 1;
+  AttentionProblem problem;
+  problem.B = B;
+  problem.H = H;
+  problem.Tq = Tq;
+  problem.Tk = problem.D = Tk;
+  problem.n = 0;
+  problem.causal = true;
+  problem.causal_offset = 5;
+  problem.key_lengths = lengths.data();
+  problem.dropout = Dropout::make(0.4, 3, 8, samples.data());
+  const auto view = [&](Values& x, std::int64_t T) { return HeadView{x.data(), DType::f64, T * H * Tk, H * Tk, Tk}; };
+  device->run(AttentionForward{problem, view(zeros, Tq), view(zeros, Tk), view(v, Tk), view(o, Tq), {}});
+  for (std::int64_t b = 0; b < B; ++b)
+    for (std::int64_t i = 0; i < Tq; ++i)
+      for (std::int64_t h = 0; h < H; ++h) {
+        const std::int64_t seen = std::min<std::int64_t>(i + 6, lengths[b]);  // keys 0 .. i + 5
+        for (std::int64_t j = 0; j < Tk; ++j) {
+          const auto bits = dropout_bits_tiled(problem.dropout.key, samples[b], static_cast<std::uint32_t>(h * Tq + i),
+                                               static_cast<std::uint32_t>(j));
+          const double factor = bits < problem.dropout.threshold ? 0.0 : static_cast<double>(problem.dropout.scale);
+          CHECK(o[((b * Tq + i) * H + h) * Tk + j] == Approx(j < seen ? factor / seen : 0.0).epsilon(1e-14));
+        }
+      }
 }
 
 }  // namespace outeffhop::test
