@@ -50,9 +50,8 @@ if [[ -d tests/python ]]; then
     failed=$((failed + 1))
   else
     bad=0
-    for count in $(grep -E '^FAILED \(' "$log" | grep -oE '(failures|errors|unexpected successes)=[0-9]+' | grep -oE '[0-9]+'); do
-      bad=$((bad + count))
-    done
+    while read -r count; do bad=$((bad + count)); done < <(grep -E '^FAILED \(' "$log" |
+      grep -oE '(failures|errors|unexpected successes)=[0-9]+' | grep -oE '[0-9]+')
     # A run that neither says OK nor counts its failures broke off.
     if ! grep -qE '^OK' "$log" && ((bad == 0)); then bad=1; fi
     left_out=$(grep -E '^(OK|FAILED) \(' "$log" | grep -oE 'skipped=[0-9]+' | grep -oE '[0-9]+' | tail -1 || true)
