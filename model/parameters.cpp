@@ -11,7 +11,8 @@
 namespace outeffhop {
 namespace {
 
-constexpr std::int64_t kAlignment = 64;  // elements: whole cache lines in every dtype
+constexpr std::int64_t kManyValues = 1 << 15;  // from here on a team of threads pays
+constexpr std::int64_t kAlignment = 64;        // elements: whole cache lines in every dtype
 
 std::int64_t aligned(std::int64_t elements) { return (elements + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -31,7 +32,7 @@ PhiloxBlock pair_block(PhiloxKey key, std::uint64_t name_hash, std::int64_t pair
 void fill_normal(const Parameter& parameter, PhiloxKey key, float* values) {
   const std::uint64_t name_hash = hash_of(parameter.name);
   const std::int64_t count = parameter.count;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (count >= kManyValues)
   for (std::int64_t pair = 0; pair < (count + 1) / 2; ++pair) {
     const PhiloxBlock b = pair_block(key, name_hash, pair);
     const double u = 1.0 - uniform53(b.w[0], b.w[1]);  // (0, 1]: the logarithm is finite
@@ -45,7 +46,7 @@ void fill_normal(const Parameter& parameter, PhiloxKey key, float* values) {
 void fill_uniform(const Parameter& parameter, PhiloxKey key, float* values) {
   const std::uint64_t name_hash = hash_of(parameter.name);
   const std::int64_t count = parameter.count;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (count >= kManyValues)
   for (std::int64_t pair = 0; pair < (count + 1) / 2; ++pair) {
     const PhiloxBlock b = pair_block(key, name_hash, pair);
     for (std::int64_t e = 2 * pair; e < std::min(2 * pair + 2, count); ++e) {

@@ -13,8 +13,10 @@ Each folder holds
     config.json           Hugging Face's fields and "attn_softmax"
     model.safetensors     fp32 weights by Hugging Face's names, tied weights once
     batch.safetensors     input_ids, attention_mask, labels (int64): Hugging Face's conventions, padding on the right
-    expected.safetensors  loss (mean over the labelled tokens), logits (B, T, V), grad.NAME for every weight: computed in
-                          float64 from the fp32 weights with dropout off, stored as fp32
+    expected.safetensors  loss (mean over the labelled tokens), logits (B, T, V), grad.NAME for every weight, and site.MODULE:
+                          what some modules put out for the tokens of the first sequence that are not padding, (tokens,
+                          channels), or (heads, tokens, tokens) for attention probabilities. Computed in float64 from the
+                          fp32 weights with dropout off, stored as fp32
 
 What is checked before anything is written: the attention function agrees with transformers' own for the ordinary softmax; a padded
 token does not reach the logits of the others; no ReLU input lies within 1e-5 of its kink; an fp32 run by PyTorch itself stays
@@ -38,7 +40,7 @@ KINK_MARGIN = 1e-5
 
 # Odd sizes on purpose: vector loops have tails, heads are not aligned.
 FIXTURES = {
-    "bert_vanilla": dict(model_type="bert", attn_softmax="vanilla", vocab_size=61, hidden_size=32, intermediate_size=64,
+    "bert_vanilla": dict(model_type="bert", attn_softmax="vanilla", vocab_size=61, hidden_size=28, intermediate_size=60,
                          T=12, lengths=[12, 9, 5]),
     "bert_softmax1": dict(model_type="bert", attn_softmax="softmax1", vocab_size=67, hidden_size=24, intermediate_size=52,
                           T=17, lengths=[11, 17, 14]),
@@ -46,7 +48,7 @@ FIXTURES = {
                            hidden_act="gelu_new", T=13, lengths=[13, 1, 8]),
     "opt_vanilla": dict(model_type="opt", attn_softmax="vanilla", vocab_size=61, hidden_size=20, intermediate_size=44,
                         T=13, lengths=[8, 13, 10]),
-    "opt_softmax1": dict(model_type="opt", attn_softmax="softmax1", vocab_size=83, hidden_size=28, intermediate_size=60,
+    "opt_softmax1": dict(model_type="opt", attn_softmax="softmax1", vocab_size=67, hidden_size=28, intermediate_size=60,
                          T=16, lengths=[16, 13, 6]),
     "opt_projected_softmax1": dict(model_type="opt", attn_softmax="softmax1", vocab_size=73, hidden_size=24,
                                    word_embed_proj_dim=16, intermediate_size=48, T=14, lengths=[12, 14, 3]),
@@ -106,6 +108,36 @@ def make_batch(spec, config, generator):
         labels[chosen > 0.85] = -100
     labels[mask == 0] = -100
     return dict(input_ids=ids, attention_mask=mask, labels=labels)
+
+
+def watch_sites(model, batch):
+    """The hooks that record the outputs of some modules, and the dictionary they fill with those of the first sequence."""
+    sites, visible = {}, int(batch["attention_mask"][0].sum())
+
+    def record(name, value):
+        value = value.detach().reshape(*batch["input_ids"].shape, -1)
+        sites[f"site.{name}"] = value[0, :visible].clone()
+
+    def record_probabilities(name, value):
+        sites[f"site.{name}.probabilities"] = value.detach()[0, :, :visible, :visible].clone()
+
+    if model.config.model_type == "bert":
+        layer, plain = "bert.encoder.layer.1.", ["attention.output.dense", "attention.output.LayerNorm", "intermediate.dense",
+                                                 "intermediate", "output.dense", "output.LayerNorm"]
+        outer, attention = ["bert.embeddings.LayerNorm"], "attention.self"
+    else:
+        layer, plain = "model.decoder.layers.1.", ["self_attn_layer_norm", "self_attn.out_proj", "final_layer_norm", "fc1",
+                                                   "activation_fn", "fc2"]
+        outer, attention = ["model.decoder.layers.1", "model.decoder.final_layer_norm"], "self_attn"
+    hooks = [model.get_submodule(name).register_forward_hook(
+        lambda _m, _i, out, name=name: record(name, out if torch.is_tensor(out) else out[0]))
+        for name in outer + [layer + name for name in plain]]
+    hooks.append(model.get_submodule(layer + attention).register_forward_hook(
+        lambda _m, _i, out: record_probabilities(layer + attention, out[1])))
+    if model.config.model_type == "bert":  # there the module's own output is the context; OPT's is what out_proj makes of it
+        hooks.append(model.get_submodule(layer + attention).register_forward_hook(
+            lambda _m, _i, out: record(layer + attention, out[0])))
+    return hooks, sites
 
 
 def evaluate(model, batch):
@@ -184,7 +216,11 @@ def make_fixture(name, spec, directory):
     check_mask(model, batch)
     if spec["attn_softmax"] == "vanilla":
         check_vanilla(config, model, batch)
+    hooks, sites = watch_sites(model, batch)
     loss, logits, gradients = evaluate(model, batch)
+    for hook in hooks:
+        hook.remove()
+    assert len(sites) == len(hooks)
     _, _, single = evaluate(model.float(), batch)
     worst = max((relative_error(single[n], g), n) for n, g in gradients.items() if not n.endswith(("key.bias", "k_proj.bias")))
 
@@ -193,7 +229,7 @@ def make_fixture(name, spec, directory):
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
     safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     safetensors.torch.save_file(batch, folder / "batch.safetensors")
-    expected = {"loss": loss.reshape(()), "logits": logits, **{f"grad.{n}": g for n, g in gradients.items()}}
+    expected = {"loss": loss.reshape(()), "logits": logits, **{f"grad.{n}": g for n, g in gradients.items()}, **sites}
     safetensors.torch.save_file({n: t.float().contiguous() for n, t in expected.items()}, folder / "expected.safetensors")
     print(f"{name}: seed {seed}, loss {float(loss):.6f}, {sum(w.numel() for w in weights.values())} weights, nearest ReLU kink "
           f"{distance:.1e}, PyTorch's own fp32 gradients off by {worst[0]:.1e} at most ({worst[1]})")

@@ -15,8 +15,10 @@
 //     commits: u max |t| in the maximum norm, u rms(t) in the root-mean-square norm;
 //   - roundings of intermediate values in fp32. An algorithm is called backward stable when they act like a relative change
 //     of the inputs by a few 2^-24; one ulp (2^-23) is allowed. What such a change does to the output is measured: the fp64
-//     reference runs again with each floating-point input changed by a random -2^-23 or +2^-23 of itself, four times, and
-//     the largest change counts.
+//     reference runs again with every floating-point input x changed by 2^-23 x or -2^-23 x, the signs drawn at random (four
+//     times) or such that all x grow, or all shrink, by 2^-23 |x| (the worst case of a sum); the largest change counts;
+//   - where a formula subtracts values that are equal in exact arithmetic (the layer norm of one channel), their rounding:
+//     a case says how large they are (TensorCase::cancels), and 2^-24 of that counts.
 // So an op that is ill-conditioned for its inputs (layer norm of a huge mean) gets the slack that its conditioning gives
 // everyone, and no more.
 #pragma once
@@ -74,6 +76,7 @@ struct TensorCase {
   /// Parts whose errors are judged apart; together, what the call writes. None: the whole tensor is written.
   std::vector<std::pair<std::string, std::vector<bool>>> regions;
   bool exact_zeros = false;  ///< where the truth is exactly 0, the result has to be
+  double cancelling = 0;     ///< the magnitude of intermediate values that cancel exactly in the truth
   bool judged = true;        ///< false: the error rule does not apply, OpCase::also says what must hold
 
   /// Declares that of this tensor only the given regions are written.
@@ -81,6 +84,7 @@ struct TensorCase {
   TensorCase& region(const std::string& label, const HeadLayout& layout) { return region(label, layout.elements(count)); }
   TensorCase& with_exact_zeros();
   TensorCase& not_judged();
+  TensorCase& cancels(double magnitude);
 };
 
 /// The tensors of a case on one device, by name; what a case builds the op's argument struct from.

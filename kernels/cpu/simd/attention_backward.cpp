@@ -5,6 +5,7 @@
 #include "kernels/cpu/simd/attention.h"
 #include "kernels/cpu/simd/attention_rows.h"
 #include "kernels/cpu/simd/philox.h"
+#include "kernels/cpu/simd/softmax_math.h"
 
 namespace outeffhop::cpu::OUTEFFHOP_ISA {
 
@@ -56,31 +57,34 @@ struct Wanted {
 static inline void softmax_backward(const AttentionProblem& p, std::int64_t b, std::int64_t h, std::int64_t query,
                                     std::int64_t rows, std::int64_t key, std::int64_t columns, const float* lse,
                                     const BackwardScratch& scratch) {
+  constexpr std::int64_t N = kNativeLanes;
   std::uint16_t bits[kKeys];
-  const std::uint64_t sample = p.dropout ? p.dropout.sample_ids[b] : 0;
+  const bool drops = p.dropout.threshold != 0;
+  const std::uint64_t sample = drops ? p.dropout.sample_ids[b] : 0;
   for (std::int64_t row = 0; row < rows; ++row) {
     float* s = scratch.probabilities + row * kKeys;
     float* ds = scratch.d_logits + row * kKeys;
     const std::int64_t visible = smaller(larger(visible_keys(p, b, query + row) - key, 0), columns);
-    if (p.dropout && visible > 0)
+    if (drops && visible > 0)
       philox_bits_tiled(p.dropout.key, sample, static_cast<std::uint32_t>(h * p.Tq + query + row), key, visible, bits);
-    const vf log_sum = splat(lse[query + row]), product_with_output = splat(scratch.output_products[query + row]);
+    const NativeVector log_sum = broadcast(lse[query + row]),
+                       output_product = broadcast(scratch.output_products[query + row]);
     std::int64_t j = 0;
-    for (; j < visible; j += W) {
-      vf probability = exp(load(s + j) - log_sum);
-      if (j + W > visible) probability = first_lanes(probability, visible - j, 0.0f);
-      if (p.dropout) {
-        const vf kept = dropout_factor(bits + j, p.dropout.threshold, p.dropout.scale);
-        store(s + j, probability * kept);
-        store(ds + j, probability * (kept * load(ds + j) - product_with_output));
+    for (; j < visible; j += N) {
+      NativeVector probability = exp_of_difference(load_native(s + j) - log_sum);
+      if (j + N > visible) probability = first_lanes(probability, visible - j, 0.0f);
+      if (drops) {
+        const NativeVector kept = kept_scale(bits + j, p.dropout.threshold, p.dropout.scale);
+        store_native(s + j, probability * kept);
+        store_native(ds + j, probability * (kept * load_native(ds + j) - output_product));
       } else {
-        store(s + j, probability);
-        store(ds + j, probability * (load(ds + j) - product_with_output));
+        store_native(s + j, probability);
+        store_native(ds + j, probability * (load_native(ds + j) - output_product));
       }
     }
-    for (; j < columns; j += W) {
-      store(s + j, vf{});
-      store(ds + j, vf{});
+    for (; j < columns; j += N) {
+      store_native(s + j, NativeVector{});
+      store_native(ds + j, NativeVector{});
     }
   }
 }
@@ -143,9 +147,10 @@ static inline void backward_head(const AttentionBackward& op, std::int64_t h, st
       load_rows(op.d_o, b, h, query_begin, queries, p.D, 1.0f, scratch.d_outputs + query_begin * Dp);
       for (std::int64_t i = query_begin; i < query_end; ++i) {
         load_rows(op.o, b, h, i, 1, p.D, 1.0f, scratch.strip);
-        vf total = {};
-        for (std::int64_t d = 0; d < Dp; d += W) total += load(scratch.d_outputs + i * Dp + d) * load(scratch.strip + d);
-        scratch.output_products[i] = sum(total);
+        NativeVector total = {};
+        for (std::int64_t d = 0; d < Dp; d += kNativeLanes)
+          total += load_native(scratch.d_outputs + i * Dp + d) * load_native(scratch.strip + d);
+        scratch.output_products[i] = sum_of_lanes(total);
       }
       load_transposed(op.k, b, h, key_begin, keys, p.D, scratch.strip, scratch.transposed_keys);
       load_transposed(op.v, b, h, key_begin, keys, p.D, scratch.strip, scratch.transposed_values);

@@ -4,6 +4,7 @@
 #include "kernels/cpu/simd/attention.h"
 #include "kernels/cpu/simd/attention_rows.h"
 #include "kernels/cpu/simd/philox.h"
+#include "kernels/cpu/simd/softmax_math.h"
 
 namespace outeffhop::cpu::OUTEFFHOP_ISA {
 
@@ -49,40 +50,44 @@ struct ForwardScratch {
 static inline void online_softmax(const Dropout& dropout, std::uint64_t sample, std::int64_t first_row, std::int64_t rows,
                                   std::int64_t begin, std::int64_t columns, std::int64_t Dp, bool first,
                                   const QueryBlock& block) {
+  constexpr std::int64_t N = kNativeLanes;
   for (std::int64_t row = 0; row < rows; ++row) {
     const float* s = block.logits + row * kKeys;
     const std::int64_t visible = smaller(block.visible[row] - begin, columns);
-    vf maximum = splat(kNoMaximum);
+    NativeVector maximum = broadcast(kNoMaximum);
     std::int64_t j = 0;
-    for (; j + W <= visible; j += W) maximum = max(maximum, load(s + j));
-    if (j < visible) maximum = max(maximum, first_lanes(load(s + j), visible - j, kNoMaximum));
-    block.block_value[row] = hmax(maximum);
+    for (; j + N <= visible; j += N) maximum = larger_of(maximum, load_native(s + j));
+    if (j < visible) maximum = larger_of(maximum, first_lanes(load_native(s + j), visible - j, kNoMaximum));
+    block.block_value[row] = largest_lane(maximum);
   }
-  for (std::int64_t row = 0; row < rows; row += W) {
-    const vf before = load(block.maximum + row), after = max(before, load(block.block_value + row));
-    store(block.maximum + row, after);
-    store(block.shrink + row, exp(before - after));
+  for (std::int64_t row = 0; row < rows; row += N) {
+    const NativeVector before = load_native(block.maximum + row);
+    const NativeVector after = larger_of(before, load_native(block.block_value + row));
+    store_native(block.maximum + row, after);
+    store_native(block.shrink + row, exp_of_difference(before - after));
   }
+  const bool drops = dropout.threshold != 0;
   std::uint16_t bits[kKeys];
   for (std::int64_t row = 0; row < rows; ++row) {
     float* s = block.logits + row * kKeys;
     const std::int64_t visible = smaller(block.visible[row] - begin, columns);
-    const vf maximum = splat(block.maximum[row]);
-    vf total = {};
-    if (dropout && visible > 0)
+    const NativeVector maximum = broadcast(block.maximum[row]);
+    NativeVector total = {};
+    if (drops && visible > 0)
       philox_bits_tiled(dropout.key, sample, static_cast<std::uint32_t>(first_row + row), begin, visible, bits);
     std::int64_t j = 0;
-    for (; j < visible; j += W) {
-      vf p = exp(load(s + j) - maximum);
-      if (j + W > visible) p = first_lanes(p, visible - j, 0.0f);
+    for (; j < visible; j += N) {
+      NativeVector p = exp_of_difference(load_native(s + j) - maximum);
+      if (j + N > visible) p = first_lanes(p, visible - j, 0.0f);
       total += p;
-      store(s + j, dropout ? p * dropout_factor(bits + j, dropout.threshold, dropout.scale) : p);
+      store_native(s + j, drops ? p * kept_scale(bits + j, dropout.threshold, dropout.scale) : p);
     }
-    for (; j < columns; j += W) store(s + j, vf{});
-    block.block_value[row] = sum(total);
+    for (; j < columns; j += N) store_native(s + j, NativeVector{});
+    block.block_value[row] = sum_of_lanes(total);
     if (!first) {
       float* o = block.outputs + row * Dp;
-      for (std::int64_t d = 0; d < Dp; d += W) store(o + d, load(o + d) * block.shrink[row]);
+      const float shrink = block.shrink[row];
+      for (std::int64_t d = 0; d < Dp; d += N) store_native(o + d, load_native(o + d) * shrink);
     }
   }
   for (std::int64_t row = 0; row < rows; row += W)
@@ -103,8 +108,9 @@ static inline void query_block(const AttentionForward& op, std::int64_t b, std::
   }
   for (std::int64_t row = 0; row < rows; ++row) block.visible[row] = visible_keys(p, b, begin + row);
   const std::int64_t keys = block.visible[rows - 1];  // the last row sees most
-  const std::uint64_t sample = p.dropout ? p.dropout.sample_ids[b] : 0;
+  const std::uint64_t sample = p.dropout.threshold != 0 ? p.dropout.sample_ids[b] : 0;
 
+  prefetch_rows<true>(op.o, b, h, begin, rows, p.D);
   load_rows(op.q, b, h, begin, rows, p.D, p.scale, block.queries);
   if (keys == 0)
     for (std::int64_t i = 0; i < rows * Dp; i += W) store(block.outputs + i, vf{});
@@ -128,6 +134,20 @@ static inline void query_block(const AttentionForward& op, std::int64_t b, std::
     }
   }
   store_rows(op.o, b, h, begin, rows, p.D, 1.0f, false, block.outputs);
+}
+
+/// While block `block` of `blocks` of a head is computed: that share of what the next head will read, where it fits the
+/// caches.
+static inline void prefetch_next_head(const AttentionForward& op, std::int64_t b, std::int64_t h, std::int64_t block,
+                                      std::int64_t blocks) {
+  const AttentionProblem& p = op.problem;
+  const std::int64_t next_h = h + 1 < p.H ? h + 1 : 0, next_b = next_h ? b : b + 1;
+  if (next_b >= p.B || (p.Tq + 2 * p.Tk) * p.D > kPrefetchedElements) return;
+  const std::int64_t query = p.Tq * block / blocks, queries = p.Tq * (block + 1) / blocks - query;
+  const std::int64_t key = p.Tk * block / blocks, keys = p.Tk * (block + 1) / blocks - key;
+  prefetch_rows<false>(op.k, next_b, next_h, key, keys, p.D);
+  prefetch_rows<false>(op.v, next_b, next_h, key, keys, p.D);
+  prefetch_rows<false>(op.q, next_b, next_h, query, queries, p.D);
 }
 
 }  // namespace
@@ -160,6 +180,7 @@ void attention_forward(const AttentionForward& op, int part, int parts, float* b
           load_rows(op.v, b, h, packed, keys - packed, p.D, 1.0f, scratch.values + packed * Dp);
           packed = keys;
         }
+        prefetch_next_head(op, b, h, block, blocks);
         query_block(op, b, h, begin, rows, scratch);
       }
     }

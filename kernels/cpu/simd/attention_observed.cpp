@@ -2,6 +2,7 @@
 // products and the same n rules as the fused form; speed matters less here.
 #include "kernels/cpu/simd/attention.h"
 #include "kernels/cpu/simd/attention_rows.h"
+#include "kernels/cpu/simd/softmax_math.h"
 
 namespace outeffhop::cpu::OUTEFFHOP_ISA {
 
@@ -100,18 +101,21 @@ void attention_probabilities(const AttentionProbabilities& op, int part, int par
   const auto one_row = [&](std::int64_t b, std::int64_t h, std::int64_t row) {
     const std::int64_t visible = visible_keys(p, b, op.row_begin + row), offset = ((b * p.H + h) * op.rows + row) * p.Tk;
     load_elements(op.scores, offset, p.Tk, s);
-    vf maxima = splat(start.maximum);
-    for (std::int64_t j = 0; j < visible; j += W) maxima = max(maxima, first_lanes(load(s + j), visible - j, kNoMaximum));
-    const float maximum = hmax(maxima);
-    vf sums = {};
-    for (std::int64_t j = 0; j < p.Tk; j += W) {
-      const vf e = j < visible ? first_lanes(exp(load(s + j) - maximum), visible - j, 0.0f) : vf{};
+    constexpr std::int64_t N = kNativeLanes;
+    NativeVector maxima = broadcast(start.maximum);
+    for (std::int64_t j = 0; j < visible; j += N)
+      maxima = larger_of(maxima, first_lanes(load_native(s + j), visible - j, kNoMaximum));
+    const NativeVector maximum = broadcast(largest_lane(maxima));
+    NativeVector sums = {};
+    for (std::int64_t j = 0; j < p.Tk; j += N) {
+      const NativeVector e =
+          j < visible ? first_lanes(exp_of_difference(load_native(s + j) - maximum), visible - j, 0.0f) : NativeVector{};
       sums += e;
-      store(s + j, e);
+      store_native(s + j, e);
     }
-    // What n adds to the denominator, exp(log n - maximum) <= 1.
-    float total = sum(sums);
-    if (start.sum > 0.0f) total += sum(first_lanes(exp(splat(start.maximum - maximum)), 1, 0.0f));
+    // What n adds to the denominator: exp(log n - maximum) <= 1.
+    float total = sum_of_lanes(sums);
+    if (start.sum > 0.0f) total += exp_of_difference(broadcast(start.maximum) - maximum)[0];
     const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
     for (std::int64_t j = 0; j < p.Tk; j += W) store(s + j, load(s + j) * inverse);
     store_elements(op.probabilities, offset, p.Tk, s);

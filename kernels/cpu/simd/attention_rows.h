@@ -43,12 +43,6 @@ OUTEFFHOP_INLINE std::int64_t visible_keys(const AttentionProblem& p, std::int64
   return visible;
 }
 
-/// Lanes below `count` keep x, the others become `other`.
-OUTEFFHOP_INLINE vf first_lanes(vf x, std::int64_t count, float other) {
-  const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return lane < static_cast<std::int32_t>(smaller(count, W)) ? x : splat(other);
-}
-
 template <class T>
 static inline void load_rows_of(const T* from, std::int64_t row_stride, std::int64_t rows, std::int64_t D, float scale,
                                 float* to) {
@@ -68,6 +62,27 @@ OUTEFFHOP_INLINE void load_rows(const ConstHeadView& view, std::int64_t b, std::
   } else {
     load_rows_of(static_cast<const bf16*>(view.data) + offset, view.row_stride, rows, D, scale, to);
   }
+}
+
+/// Heads of more elements than this are not prefetched whole: they would push out the one at work.
+constexpr std::int64_t kPrefetchedElements = 1 << 16;
+
+/// Asks the caches for rows [begin, begin + rows) of a head. They lie far apart, each too short for the processor's own
+/// prefetching, and their turn comes after the head at work.
+template <bool ForWriting, class View>
+OUTEFFHOP_INLINE void prefetch_rows(const View& view, std::int64_t b, std::int64_t h, std::int64_t begin, std::int64_t rows,
+                                    std::int64_t D) {
+  const std::int64_t size = view.dtype == DType::f32 ? 4 : 2;
+  const char* row =
+      static_cast<const char*>(view.data) + (b * view.batch_stride + begin * view.row_stride + h * view.head_stride) * size;
+  for (std::int64_t i = 0; i < rows; ++i, row += view.row_stride * size)
+    for (std::int64_t byte = 0; byte < D * size; byte += 64) {
+      if constexpr (ForWriting) {
+        __builtin_prefetch(row + byte, 1);
+      } else {
+        __builtin_prefetch(row + byte, 0, 2);
+      }
+    }
 }
 
 template <class T>

@@ -1,0 +1,136 @@
+// The CPU's models against the fp64 composition of the reference ops. Tolerances are not chosen: fp32 gradients agree to
+// 1e-5 of each tensor's norm; for bf16 the rule of the op tests holds for the whole model: at most twice the error that the
+// plain formulas make in the same storage dtype, plus the rounding of one stored value.
+#include <cmath>
+
+#include "kernels/reference/reference.h"
+#include "tests/catch.h"
+#include "tests/model/model_support.h"
+#include "tests/test_support.h"
+
+using namespace outeffhop;
+using namespace outeffhop::test;
+
+namespace {
+
+std::unique_ptr<Device> cpu(int threads = 2) { return make_device({"cpu", threads}); }
+
+/// Two layers of a size that fills vectors and leaves remainders.
+ModelConfig small(ModelConfig config) {
+  config.vocab_size = 211;
+  config.hidden_size = 64;
+  config.num_attention_heads = 2;
+  config.intermediate_size = 144;
+  config.max_position_embeddings = 40;
+  return config;
+}
+
+std::vector<ModelConfig> configs() {
+  ModelConfig projected = small(tiny_opt("vanilla", 48));
+  projected.hidden_act = "gelu_new";
+  return {small(tiny_bert()), small(tiny_bert("vanilla")), small(tiny_opt("softmax_n(4)")), projected};
+}
+
+struct Problem {
+  HostBatch batch;
+  std::vector<double> parameters;
+
+  Problem(const ModelConfig& config, std::uint64_t seed) {
+    std::mt19937_64 rng = generator(seed);
+    batch = random_batch(config, rng, 3, 37, {37, 20, 3});
+    parameters = random_parameters(make_parameter_table(config), rng);
+  }
+};
+
+LossAndGradient run(const ModelConfig& config, Device& device, DType dtype, const Problem& problem, bool dropout) {
+  ModelUnderTest model(config, {dtype, 3, 40, true, 9}, device);
+  model.set_parameters(problem.parameters);
+  return model.forward_backward(problem.batch, dropout);
+}
+
+std::string describe(const ModelConfig& config) {
+  return config.model_type + " " + config.attn_softmax + " " + std::to_string(config.word_embed_proj_dim);
+}
+
+}  // namespace
+
+TEST_CASE("fp32 gradients on the CPU agree with fp64") {
+  for (const ModelConfig& config : configs()) {
+    Problem problem(config, 1000);
+    for (double& value : problem.parameters) value = static_cast<float>(value);
+    for (const bool dropout : {false, true}) {
+      INFO(describe(config) << (dropout ? ", dropout" : ""));
+      const LossAndGradient truth = run(config, *make_reference_device(), DType::f64, problem, dropout);
+      const LossAndGradient result = run(config, *cpu(), DType::f32, problem, dropout);
+      CHECK(std::abs(result.loss - truth.loss) <= 1e-6 * truth.loss);
+      const ParameterTable table = make_parameter_table(config);
+      for (const Parameter& p : table.all()) {
+        INFO(p.name);
+        const double scale = error_scale(table, p, truth.gradient);
+        CHECK(scale > 0.0);
+        CHECK(distance(p, result.gradient, truth.gradient) <= 1e-5 * scale);
+      }
+    }
+  }
+}
+
+TEST_CASE("bf16 gradients on the CPU err no more than twice as much as the plain formulas") {
+  for (const ModelConfig& config : configs()) {
+    INFO(describe(config));
+    Problem problem(config, 1100);
+    for (double& value : problem.parameters) value = static_cast<float>(bf16(static_cast<float>(value)));
+    const LossAndGradient truth = run(config, *make_reference_device(), DType::f64, problem, true);
+    const LossAndGradient plain = run(config, *make_reference_device(DType::f32), DType::bf16, problem, true);
+    const LossAndGradient result = run(config, *cpu(), DType::bf16, problem, true);
+    const double rounding = std::ldexp(1.0, -8);
+    CHECK(std::abs(result.loss - truth.loss) <= 2 * std::abs(plain.loss - truth.loss) + rounding * truth.loss);
+    const ParameterTable table = make_parameter_table(config);
+    for (const Parameter& p : table.all()) {
+      INFO(p.name);
+      const double error = distance(p, result.gradient, truth.gradient);
+      CHECK(error <= 2 * distance(p, plain.gradient, truth.gradient) + rounding * error_scale(table, p, truth.gradient));
+    }
+  }
+}
+
+TEST_CASE("the CPU repeats itself bit for bit") {
+  const ModelConfig config = small(tiny_bert());
+  const Problem problem(config, 1200);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    INFO(name_of(dtype));
+    const LossAndGradient a = run(config, *cpu(), dtype, problem, true);
+    const LossAndGradient b = run(config, *cpu(), dtype, problem, true);
+    CHECK(a.loss == b.loss);
+    CHECK(a.gradient == b.gradient);
+  }
+}
+
+TEST_CASE("the CPU's observed forward equals its fused one") {
+  struct Everything : SiteVisitor {
+    std::size_t visits = 0;
+    bool wants(const Site&) const override { return true; }
+    void visit(const Site&, const SiteValue&) override { ++visits; }
+  };
+  for (const ModelConfig& config : configs()) {
+    INFO(describe(config));
+    Problem problem(config, 1300);
+    for (double& value : problem.parameters) value = static_cast<float>(bf16(static_cast<float>(value)));
+    const std::unique_ptr<Device> device = cpu(), reference = make_reference_device(DType::f32);
+    const double truth = run(config, *make_reference_device(), DType::f64, problem, false).loss;
+    const double plain = run(config, *reference, DType::bf16, problem, false).loss;
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      INFO(name_of(dtype));
+      ModelUnderTest model(config, {dtype, 3, 40, false, 9}, *device);
+      model.set_parameters(problem.parameters);
+      Everything visitor;
+      const double fused = model.forward(problem.batch);
+      const double observed = model.forward(problem.batch, &visitor);
+      CHECK(visitor.visits == model->sites().size());
+      if (dtype == DType::f32) {
+        CHECK(std::abs(observed - fused) <= 1e-6 * fused);
+      } else {
+        CHECK(std::abs(observed - truth) <= 2 * std::abs(plain - truth) + std::ldexp(truth, -8));
+      }
+    }
+  }
+}
