@@ -131,7 +131,7 @@ TEST_CASE("the loader runs ahead by its depth and no further, and stops when it 
     Loader loader(sampler, objective, 4, 16, 1000, 0, 3);
     loader.next();
     // One taken, three waiting, one made and waiting for room.
-    for (int wait = 0; objective.applied < 5 && wait < 2000; ++wait)
+    for (int wait = 0; objective.applied < 5 && wait < 20000; ++wait)
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     CHECK(objective.applied == 5);
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
