@@ -14,10 +14,10 @@ OutlierVisitor::OutlierVisitor(Device& device, const Model& model, std::int64_t 
     : device_(device), is_bert_(model.config().model_type == "bert") {
   for (std::int64_t layer = 0; layer < model.config().num_hidden_layers; ++layer) {
     if (is_bert_) {
-      const std::string prefix = fmt::format("bert.encoder.layer.{}.output.", layer);
-      watch(prefix + "dense", Site::Kind::projection, OutlierGroup::ffn_output);
-      watch(prefix + "LayerNorm", Site::Kind::residual_sum, OutlierGroup::layernorm_input);
-      watch(prefix + "LayerNorm", Site::Kind::layernorm, OutlierGroup::layernorm_output);
+      const std::string output = fmt::format("bert.encoder.layer.{}.output", layer);
+      watch(output + ".dense", Site::Kind::projection, OutlierGroup::ffn_output);
+      watch(output, Site::Kind::residual_sum, OutlierGroup::layernorm_input);
+      watch(output + ".LayerNorm", Site::Kind::layernorm, OutlierGroup::layernorm_output);
     } else {
       const std::string name = fmt::format("model.decoder.layers.{}", layer);
       watch(name + ".self_attn_layer_norm", Site::Kind::layernorm, OutlierGroup::inner);
