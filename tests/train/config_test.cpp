@@ -37,8 +37,8 @@ std::string refusal(nlohmann::json values, const std::vector<Override>& override
 }
 
 TEST_CASE("An unknown key is named together with the nearest known one") {
-  CHECK_THAT(refusal(tiny(), {{"training.stpes", "3"}}), Contains("run.json") && Contains("\"training.stpes\"") &&
-                                                            Contains("did you mean \"training.steps\"?"));
+  CHECK_THAT(refusal(tiny(), {{"training.stpes", "3"}}),
+             Contains("run.json") && Contains("\"training.stpes\"") && Contains("did you mean \"training.steps\"?"));
   CHECK_THAT(refusal(tiny(), {{"optimizer.weight_dacay", "3"}}), Contains("did you mean \"optimizer.weight_decay\"?"));
   CHECK_THAT(refusal(tiny(), {{"training.learning_rate", "3"}}), Contains("did you mean \"optimizer.learning_rate\"?"));
   CHECK_THAT(refusal(tiny(), {{"modle.hidden_size", "3"}}), Contains("\"modle\"") && Contains("did you mean \"model\"?"));
@@ -66,7 +66,8 @@ TEST_CASE("Values that make no sense together are refused by name") {
   CHECK_THAT(refusal(tiny(), {{"model.num_attention_heads", "5"}}), Contains("num_attention_heads"));
   CHECK_THAT(refusal(tiny(), {{"schedule.warmup_steps", "5000"}}), Contains("schedule.warmup_steps is 5000, more than"));
   CHECK_THAT(refusal(tiny(), {{"data.objective", "causal_lm"}}), Contains("data.objective is \"causal_lm\""));
-  CHECK_THAT(refusal(tiny(), {{"model.vocab_size", "60"}}), Contains("model.vocab_size is 60") && Contains("vocabulary of 64"));
+  CHECK_THAT(refusal(tiny(), {{"model.vocab_size", "60"}}),
+             Contains("model.vocab_size is 60") && Contains("vocabulary of 64"));
   CHECK_THAT(refusal(tiny(), {{"model.attn_softmax", "softmax2"}}), Contains("attn_softmax") && Contains("softmax_n(N)"));
   CHECK_THAT(refusal(tiny(), {{"schedule.decay_steps", "5"}}), Contains("only schedule.type \"wsd\""));
   CHECK_THAT(refusal(tiny(), {{"model.word_embed_proj_dim", "16"}}), Contains("only OPT"));
@@ -85,8 +86,9 @@ TEST_CASE("A JSON file may hold comments, and no key twice") {
 }
 
 TEST_CASE("--set takes JSON and bare strings") {
-  const Config config = read_config(tiny(), "run.json", {{"output", "runs/7"}, {"training.seed", "7"}, {"training.dtype", "bf16"},
-                                                         {"data.special_token_ids", "[5, 6]"}});
+  const Config config = read_config(
+      tiny(), "run.json",
+      {{"output", "runs/7"}, {"training.seed", "7"}, {"training.dtype", "bf16"}, {"data.special_token_ids", "[5, 6]"}});
   CHECK(config.output == "runs/7");
   CHECK(config.training.seed == 7);
   CHECK(config.training.dtype == "bf16");

@@ -34,8 +34,12 @@ TEST_CASE("What is written is read back, and the same tensors give the same byte
   const std::vector<float> b = {42.0f};
   const std::vector<std::int32_t> c = {-1, 7};
   const auto first = directory.path() / "first.safetensors", second = directory.path() / "second.safetensors";
-  write_safetensors(first, {{"b", FileType::f32, {}, b.data()}, {"a", FileType::f32, {2, 3}, a.data()}, {"c", FileType::i32, {2}, c.data()}});
-  write_safetensors(second, {{"c", FileType::i32, {2}, c.data()}, {"a", FileType::f32, {2, 3}, a.data()}, {"b", FileType::f32, {}, b.data()}});
+  write_safetensors(
+      first,
+      {{"b", FileType::f32, {}, b.data()}, {"a", FileType::f32, {2, 3}, a.data()}, {"c", FileType::i32, {2}, c.data()}});
+  write_safetensors(
+      second,
+      {{"c", FileType::i32, {2}, c.data()}, {"a", FileType::f32, {2, 3}, a.data()}, {"b", FileType::f32, {}, b.data()}});
   CHECK(read_file(first) == read_file(second));
 
   const SafetensorsFile file(first);
@@ -102,10 +106,12 @@ TEST_CASE("A lying header is refused") {
   CHECK_THAT(lie("[]"), Contains("no JSON object"));
   CHECK_THAT(lie(R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})"), Contains("needs 12 bytes and claims 8"));
   CHECK_THAT(lie(R"({"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}})"), Contains("of a data section of 8"));
-  CHECK_THAT(lie(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})"), Contains("end at byte 4 of a data section of 8"));
+  CHECK_THAT(lie(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})"),
+             Contains("end at byte 4 of a data section of 8"));
   CHECK_THAT(lie(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})"), Contains("starts at byte 4 instead of 0"));
-  CHECK_THAT(lie(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})"),
-             Contains("\"b\" starts at byte 4 instead of 8"));
+  CHECK_THAT(
+      lie(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})"),
+      Contains("\"b\" starts at byte 4 instead of 8"));
   CHECK_THAT(lie(R"({"a":{"dtype":"F8","shape":[8],"data_offsets":[0,8]}})"), Contains("dtype F8"));
   CHECK_THAT(lie(R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})"), Contains("something else than sizes"));
   CHECK_THAT(lie(R"({"a":{"dtype":"F32","shape":[4611686018427387904,4611686018427387904],"data_offsets":[0,8]}})"),

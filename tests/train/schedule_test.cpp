@@ -38,7 +38,9 @@ TEST_CASE("Beyond the end the final rate holds") {
   CHECK(learning_rate(schedule("wsd", 0, 0.0, 5), 1.0, 10, 11) == 0.0);
 }
 
-TEST_CASE("Without a warm-up the first update has the peak") { CHECK(learning_rate(schedule("linear", 0), 3.0, 10, 0) == 3.0); }
+TEST_CASE("Without a warm-up the first update has the peak") {
+  CHECK(learning_rate(schedule("linear", 0), 3.0, 10, 0) == 3.0);
+}
 
 }  // namespace
 }  // namespace outeffhop

@@ -1,0 +1,205 @@
+// The programs themselves, as processes: exit codes, one-line messages, signals.
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <fstream>
+#include <thread>
+
+#include "tests/train/train_support.h"
+#include "train/safetensors.h"
+
+namespace outeffhop {
+namespace {
+
+using Catch::Matchers::Contains;
+using test::TinyCorpus;
+namespace fs = std::filesystem;
+
+/// A started program with its output in files.
+class Process {
+ public:
+  Process(const std::string& program, const std::vector<std::string>& arguments) {
+    const std::string path = std::string(OUTEFFHOP_BINARY_DIR) + "/" + program;
+    std::vector<const char*> argv = {path.c_str()};
+    for (const std::string& a : arguments) argv.push_back(a.c_str());
+    argv.push_back(nullptr);
+    const std::string out = (directory_.path() / "out").string(), error = (directory_.path() / "err").string();
+    pid_ = fork();
+    REQUIRE(pid_ >= 0);
+    if (pid_ == 0) {
+      if (!freopen(out.c_str(), "w", stdout) || !freopen(error.c_str(), "w", stderr)) _exit(125);
+      execv(path.c_str(), const_cast<char* const*>(argv.data()));
+      _exit(126);
+    }
+  }
+  ~Process() {
+    if (pid_ > 0 && !waited_) {
+      kill(pid_, SIGKILL);
+      wait();
+    }
+  }
+
+  int wait() {
+    int status = 0;
+    waitpid(pid_, &status, 0);
+    waited_ = true;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+  }
+  void signal(int number) const { kill(pid_, number); }
+  std::string output() const { return read_file(directory_.path() / "out"); }
+  std::string error() const { return read_file(directory_.path() / "err"); }
+
+ private:
+  test::TemporaryDirectory directory_;
+  pid_t pid_ = -1;
+  bool waited_ = false;
+};
+
+struct Result {
+  int code;
+  std::string output, error;
+};
+
+Result run(const std::vector<std::string>& arguments, const std::string& program = "outeffhop") {
+  Process process(program, arguments);
+  const int code = process.wait();
+  return {code, process.output(), process.error()};
+}
+
+std::string write_config_file(const TinyCorpus& corpus, const nlohmann::json& config) {
+  const std::string path = corpus.path("config.json");
+  write_durable(path, config.dump(2));
+  return path;
+}
+
+TEST_CASE("Help and version") {
+  CHECK(run({"--help"}).code == 0);
+  CHECK_THAT(run({"train", "--help"}).output, Contains("--config") && Contains("Examples:"));
+  const Result version = run({"--version"});
+  CHECK(version.code == 0);
+  CHECK_THAT(version.output, Contains("outeffhop 0.") && Contains("CPU"));
+  CHECK(run({}).code == 2);
+  CHECK(run({"frobnicate"}).code == 2);
+  CHECK_THAT(run({"train"}).error, Contains("--config"));
+}
+
+TEST_CASE("A user's mistake is one line and has its exit code") {
+  const TinyCorpus corpus;
+  const auto expect = [](const Result& result, int code, const std::string& words) {
+    CHECK(result.code == code);
+    CHECK(result.error.starts_with("outeffhop: "));
+    CHECK(std::count(result.error.begin(), result.error.end(), '\n') == 1);
+    CHECK_THAT(result.error, Contains(words));
+  };
+  expect(run({"train", "--config", corpus.path("none.json")}), 5, "none.json");
+  const std::string config = write_config_file(corpus, corpus.config("bert", "run"));
+  expect(run({"train", "--config", config, "--set", "training.stpes=3"}), 2, "did you mean \"training.steps\"?");
+  expect(run({"train", "--config", config, "--set", "nonsense"}), 2, "KEY=VALUE");
+  expect(run({"train", "--config", config, "--set", "data.train=" + corpus.path("none_*.bin")}), 3, "none_*.bin");
+  expect(run({"train", "--config", config, "--device", "abacus"}), 6, "abacus");
+  expect(run({"eval", "--checkpoint", corpus.path("none"), "--data", corpus.path("tiny_val_*.bin")}), 5, "none");
+  fs::create_directories(corpus.path("empty"));
+  expect(run({"eval", "--checkpoint", corpus.path("empty"), "--data", corpus.path("tiny_val_*.bin")}), 4, "config.json");
+  fs::resize_file(corpus.path("tiny_train_000.bin"), 2000);
+  expect(run({"train", "--config", config}), 3, "tiny_train_000.bin");
+}
+
+TEST_CASE("A dry run says what would be done and does nothing") {
+  const TinyCorpus corpus;
+  const Result result = run({"train", "--config", write_config_file(corpus, corpus.config("opt", "run")), "--dry-run"});
+  CHECK(result.code == 0);
+  CHECK_THAT(result.output, Contains("parameters") && Contains("gradients") && Contains("40 steps of 8 sequences"));
+  CHECK_FALSE(fs::exists(corpus.path("run")));
+}
+
+TEST_CASE("Train, evaluate, probe") {
+  const TinyCorpus corpus;
+  const std::string config = write_config_file(corpus, corpus.config("bert", "run"));
+  const Result trained = run({"train", "--config", config, "--set", "training.steps=5", "--out", corpus.path("other")});
+  CHECK(trained.code == 0);
+  CHECK_THAT(trained.output, Contains("step 5/5") && Contains("validation") && Contains("perplexity") &&
+                                 Contains(corpus.path("other/checkpoints/step_00000005")));
+  const Result evaluated = run({"eval", "--checkpoint", corpus.path("other"), "--data", corpus.path("tiny_val_*.bin"),
+                                "--outliers", "--json", corpus.path("eval.json")});
+  CHECK(evaluated.code == 0);
+  CHECK_THAT(evaluated.output, Contains("perplexity") && Contains("average kurtosis"));
+  CHECK(nlohmann::json::parse(read_file(corpus.path("eval.json")))["outliers"]["modules"].size() == 6);
+
+  const std::vector<std::int32_t> ids = {4, 5, 6, 7, 8, 9, 10, 11};
+  const std::vector<std::int32_t> mask = {1, 1, 1, 1, 1, 1, 1, 0}, holes = {1, 0, 1, 1, 1, 1, 1, 1};
+  const std::vector<std::int32_t> labels = {-100, 5, -100, -100, 8, 9, -100, -100};
+  const auto write_batch = [&](const std::vector<std::int32_t>& attention_mask) {
+    write_safetensors(corpus.path("batch.safetensors"), {{"input_ids", FileType::i32, {2, 4}, ids.data()},
+                                                         {"attention_mask", FileType::i32, {2, 4}, attention_mask.data()},
+                                                         {"labels", FileType::i32, {2, 4}, labels.data()}});
+    return run({"probe", "--checkpoint", corpus.path("other"), "--batch", corpus.path("batch.safetensors"), "--attention",
+                "--out", corpus.path("probe.safetensors")});
+  };
+  CHECK(write_batch(mask).code == 0);
+  const SafetensorsFile probe(corpus.path("probe.safetensors"));
+  REQUIRE(probe.find("loss"));
+  CHECK(probe.find("logits")->shape == std::vector<std::int64_t>{2, 4, 64});
+  CHECK(probe.find("bert.encoder.layer.1.attention.self.probabilities")->shape == std::vector<std::int64_t>{2, 4, 4, 4});
+  CHECK(probe.find("grad.bert.encoder.layer.0.output.dense.weight")->shape == std::vector<std::int64_t>{32, 64});
+  // The loss follows from the logits.
+  std::vector<float> loss(1), logits(2 * 4 * 64);
+  probe.read_floats(*probe.find("loss"), loss.data());
+  probe.read_floats(*probe.find("logits"), logits.data());
+  double expected = 0.0;
+  for (const std::size_t row : {1u, 4u, 5u}) {
+    double sum = 0.0;
+    for (std::size_t v = 0; v < 64; ++v) sum += std::exp(logits[row * 64 + v]);
+    expected += (std::log(sum) - logits[row * 64 + static_cast<std::size_t>(labels[row])]) / 3.0;
+  }
+  CHECK(loss[0] == Approx(expected).epsilon(1e-5));
+
+  const Result refused = write_batch(holes);
+  CHECK(refused.code == 3);
+  CHECK_THAT(refused.error, Contains("row 0 of attention_mask"));
+}
+
+TEST_CASE("SIGTERM finishes the step, saves and asks to be started again") {
+  const TinyCorpus corpus;
+  auto config = corpus.config("bert", "run");
+  config["training"]["steps"] = 1000000;
+  config["training"]["global_batch_size"] = 4;
+  config["logging"]["interval"] = 1;
+  Process process("outeffhop", {"train", "--config", write_config_file(corpus, config)});
+  for (int i = 0;
+       i < 400 && !(fs::exists(corpus.path("run/metrics.jsonl")) && fs::file_size(corpus.path("run/metrics.jsonl")) > 0);
+       ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(25));
+  }
+  process.signal(SIGTERM);
+  CHECK(process.wait() == 75);
+  CHECK_THAT(process.output(), Contains("is saved, and the same command goes on from there"));
+  std::size_t checkpoints = 0;
+  for (const auto& entry : fs::directory_iterator(corpus.path("run/checkpoints"))) {
+    CHECK(fs::exists(entry.path() / "manifest.json"));
+    ++checkpoints;
+  }
+  CHECK(checkpoints == 1);
+  const std::size_t steps = test::read_losses(corpus.path("run")).size();
+  const Result more = run({"train", "--config", corpus.path("config.json"), "--stop-after", "2"});
+  CHECK(more.code == 0);
+  CHECK_THAT(more.output, Contains("resumed"));
+  CHECK(test::read_losses(corpus.path("run")).size() == steps + 2);
+}
+
+TEST_CASE("The program built for the ordinary softmax says so and refuses another") {
+  const TinyCorpus corpus;
+  const std::string config = write_config_file(corpus, corpus.config("bert", "run"));
+  CHECK_THAT(run({"--version"}, "outeffhop_vanilla").output,
+             Contains("ordinary softmax alone") && Contains("default attn_softmax: vanilla"));
+  const Result refused = run({"train", "--config", config, "--set", "model.attn_softmax=softmax1"}, "outeffhop_vanilla");
+  CHECK(refused.code == 6);
+  CHECK_THAT(refused.error, Contains("softmax1") && Contains("vanilla"));
+  CHECK(run({"train", "--config", config, "--set", "training.steps=2"}, "outeffhop_vanilla").code == 0);
+  const auto written = nlohmann::json::parse(read_file(corpus.path("run/config.json")));
+  CHECK(written["model"]["attn_softmax"] == "vanilla");
+}
+
+}  // namespace
+}  // namespace outeffhop

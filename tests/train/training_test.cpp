@@ -1,0 +1,190 @@
+#include "train/training.h"
+
+#include <cmath>
+
+#include "model/model.h"
+#include "tests/train/train_support.h"
+#include "train/checkpoint.h"
+#include "train/eval_command.h"
+#include "train/optimizer.h"
+
+namespace outeffhop {
+namespace {
+
+using Catch::Matchers::Contains;
+using test::caught_error;
+using test::quiet_options;
+using test::read_losses;
+using test::TinyCorpus;
+namespace fs = std::filesystem;
+
+TEST_CASE("A run that is stopped and resumed is the run that was not, bit for bit") {
+  const TinyCorpus corpus;
+  for (const std::string type : {"bert", "opt"}) {
+    for (const std::string dtype : {"fp32", "bf16"}) {
+      INFO(type << " " << dtype);
+      const std::string name = type + dtype;
+      const auto whole = corpus.config(type, name + "_whole"), parts = corpus.config(type, name + "_parts");
+      CHECK(train(quiet_options(whole, {"training.dtype=" + dtype})) == 0);
+      TrainOptions options = quiet_options(parts, {"training.dtype=" + dtype});
+      options.stop_after = 20;
+      CHECK(train(options) == 0);
+      CHECK(fs::exists(corpus.path(name + "_parts/checkpoints/step_00000020")));
+      CHECK(train(options) == 0);
+      for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
+        CHECK(read_file(corpus.path(name + "_whole/checkpoints/step_00000040/" + file)) ==
+              read_file(corpus.path(name + "_parts/checkpoints/step_00000040/" + file)));
+      }
+      const std::vector<double> losses = read_losses(corpus.path(name + "_whole"));
+      CHECK(losses.size() == 40);
+      CHECK(losses == read_losses(corpus.path(name + "_parts")));
+      CHECK(losses.back() < 0.9 * losses.front());
+    }
+  }
+}
+
+TEST_CASE("A resume redoes what came after its checkpoint, and cuts the metrics back to it") {
+  const TinyCorpus corpus;
+  const auto config = corpus.config("bert", "run");
+  TrainOptions options = quiet_options(config, {"training.steps=12", "checkpoint.interval=4"});
+  REQUIRE(train(options) == 0);
+  const std::string weights = read_file(corpus.path("run/checkpoints/step_00000012/model.safetensors"));
+  const std::vector<double> losses = read_losses(corpus.path("run"));
+  REQUIRE(losses.size() == 12);
+
+  fs::resize_file(corpus.path("run/checkpoints/step_00000012/model.safetensors"), 1000);
+  REQUIRE(train(options) == 0);
+  CHECK(read_losses(corpus.path("run")) == losses);
+  CHECK(read_file(corpus.path("run/checkpoints/step_00000012/model.safetensors")) == weights);
+
+  fs::resize_file(corpus.path("run/checkpoints/step_00000012/model.safetensors"), 1000);
+  fs::resize_file(corpus.path("run/checkpoints/step_00000008/model.safetensors"), 1000);
+  const Error e = caught_error([&] { train(options); });
+  CHECK(e.kind() == ErrorKind::checkpoint);
+  CHECK_THAT(e.what(), Contains("no checkpoint") && Contains("is sound"));
+}
+
+TEST_CASE("A resume that would be another run is refused by the key that differs") {
+  const TinyCorpus corpus;
+  const auto config = corpus.config("bert", "run");
+  REQUIRE(train(quiet_options(config, {"training.steps=2"})) == 0);
+  CHECK_THAT(caught_error([&] { train(quiet_options(config, {"training.seed=8"})); }).what(),
+             Contains("\"training.seed\" was 7"));
+  CHECK_THAT(caught_error([&] { train(quiet_options(config, {"data.train=" + corpus.path("tiny_val_*.bin")})); }).what(),
+             Contains("not those it was trained on"));
+  TrainOptions never = quiet_options(config);
+  never.resume = "never";
+  CHECK_THAT(caught_error([&] { train(never); }).what(), Contains("already holds checkpoints"));
+  // Longer, and with another learning rate, it may go on.
+  CHECK(train(quiet_options(config, {"training.steps=3", "optimizer.learning_rate=1e-3", "schedule.warmup_steps=1"})) == 0);
+  CHECK(read_losses(corpus.path("run")).size() == 3);
+}
+
+TEST_CASE("Accumulating micro-batches is the same as one large batch") {
+  const TinyCorpus corpus;
+  for (const std::string type : {"bert", "opt"}) {
+    std::vector<std::vector<double>> losses;
+    for (const char* size : {"8", "2", "1"}) {
+      const std::string run = type + "_micro_" + size;
+      REQUIRE(train(quiet_options(corpus.config(type, run),
+                                  {std::string("training.micro_batch_size=") + size, "training.steps=6"})) == 0);
+      losses.push_back(read_losses(corpus.path(run)));
+    }
+    for (std::size_t i = 0; i < losses[0].size(); ++i) {
+      INFO(type << " step " << i + 1);
+      CHECK(losses[1][i] == Approx(losses[0][i]).epsilon(1e-6));
+      CHECK(losses[2][i] == Approx(losses[0][i]).epsilon(1e-6));
+    }
+  }
+}
+
+TEST_CASE("A tiny model learns a corpus that can be learnt") {
+  const TinyCorpus corpus;
+  for (const std::string type : {"bert", "opt"}) {
+    for (const std::string softmax : {"softmax1", "vanilla"}) {
+      INFO(type << " " << softmax);
+      const std::string run = type + softmax;
+      REQUIRE(train(quiet_options(corpus.config(type, run),
+                                  {"training.steps=250", "training.global_batch_size=16", "training.micro_batch_size=16",
+                                   "optimizer.learning_rate=1e-2", "model.hidden_dropout_prob=0", "evaluation.batches=0",
+                                   "model.attention_probs_dropout_prob=0", "model.attn_softmax=" + softmax})) == 0);
+      const auto metrics = test::read_metrics(corpus.path(run));
+      const nlohmann::json& last = metrics.back();
+      CHECK(last["step"] == 250);
+      // A model that knows only frequencies has log 60 = 4.1.
+      CHECK(last["validation_loss"].get<double>() < (type == "bert" ? 1.0 : 0.3));
+      CHECK(last["validation_perplexity"].get<double>() == Approx(std::exp(last["validation_loss"].get<double>())));
+
+      EvalOptions options;
+      options.checkpoint = corpus.path(run);
+      options.data = corpus.path("tiny_val_*.bin");
+      options.batch_size = 16;
+      options.outliers = true;
+      const nlohmann::ordered_json result = run_eval(options);
+      CHECK(result["loss"].get<double>() == Approx(last["validation_loss"].get<double>()).epsilon(1e-5));
+      CHECK(result["reference_perplexity"].get<double>() == Approx(result["perplexity"].get<double>()).epsilon(0.1));
+      CHECK(result["outliers"]["modules"].size() == (type == "bert" ? 6u : 11u));
+      CHECK(result["outliers"]["average_kurtosis"].get<double>() > 1.0);
+      CHECK(result["outliers"]["max_inf_norm"].get<double>() > 0.1);
+    }
+  }
+}
+
+TEST_CASE("Steps without a finite loss are skipped, logged, and too many of them end the run") {
+  const TinyCorpus corpus;
+  const auto config = corpus.config("bert", "run");
+  // After its first update with such a rate the model computes nothing finite.
+  const Error e = caught_error([&] {
+    train(quiet_options(config, {"optimizer.learning_rate=1e30", "schedule.warmup_steps=0", "training.max_bad_steps=3",
+                                 "optimizer.weight_decay=1e10"}));
+  });
+  CHECK(e.kind() == ErrorKind::diverged);
+  CHECK_THAT(e.what(), Contains("3 steps in a row"));
+  const auto metrics = test::read_metrics(corpus.path("run"));
+  REQUIRE(metrics.size() >= 4);
+  CHECK(metrics[0]["skipped"] == false);
+  const nlohmann::json& last = metrics.back();
+  CHECK(last["skipped"] == true);
+  CHECK(last["samples"] == nlohmann::json::array({8 * (metrics.size() - 1), 8 * metrics.size() - 1}));
+  CHECK(list_checkpoints(corpus.path("run")).empty());
+}
+
+TEST_CASE("Weights decay, biases do not, layer norm weights only when asked") {
+  const TinyCorpus corpus;
+  Config config = read_config(corpus.config("bert", "run"), "test", {{"model.vocab_size", "64"}});
+  config.model.pad_token_id = 0;
+  const ParameterTable table = make_parameter_table(config.model);
+  for (const bool gamma : {false, true}) {
+    config.optimizer.wd_LN_gamma = gamma;
+    const std::vector<AdamWSegment> segments = decay_segments(table, config.optimizer);
+    const auto decay_of = [&](const std::string& name) {
+      const Parameter& p = *table.find(name);
+      int holders = 0;
+      float decay = -1.0f;
+      for (const AdamWSegment& s : segments) {
+        if (p.offset < s.begin || p.offset + p.count > s.begin + s.count) continue;
+        decay = s.weight_decay;
+        ++holders;
+      }
+      CHECK(holders == 1);
+      return decay;
+    };
+    CHECK(decay_of("bert.encoder.layer.1.intermediate.dense.weight") == 0.01f);
+    CHECK(decay_of("bert.embeddings.word_embeddings.weight") == 0.01f);
+    CHECK(decay_of("bert.encoder.layer.1.intermediate.dense.bias") == 0.0f);
+    CHECK(decay_of("bert.encoder.layer.0.attention.self.query.bias") == 0.0f);
+    CHECK(decay_of("bert.encoder.layer.0.output.LayerNorm.bias") == 0.0f);
+    CHECK(decay_of("bert.encoder.layer.0.output.LayerNorm.weight") == (gamma ? 0.01f : 0.0f));
+  }
+}
+
+TEST_CASE("Training without validation shards works") {
+  const TinyCorpus corpus;
+  auto config = corpus.config("opt", "run");
+  config["data"]["validation"] = "";
+  CHECK(train(quiet_options(config, {"training.steps=2"})) == 0);
+  CHECK(test::read_metrics(corpus.path("run")).size() == 2);
+}
+
+}  // namespace
+}  // namespace outeffhop
