@@ -40,7 +40,8 @@ TEST_CASE("A run that is stopped and resumed is the run that was not, bit for bi
       const std::vector<double> losses = read_losses(corpus.path(name + "_whole"));
       CHECK(losses.size() == 40);
       CHECK(losses == read_losses(corpus.path(name + "_parts")));
-      CHECK(losses.back() < 0.9 * losses.front());
+      CHECK(read_file(corpus.path(name + "_parts/checkpoints/step_00000020/model.safetensors")) !=
+            read_file(corpus.path(name + "_parts/checkpoints/step_00000040/model.safetensors")));
     }
   }
 }
