@@ -40,12 +40,12 @@ AttentionKernels kernels_of_this_processor() {
 }
 
 /// Scratch of one thread: grows, never shrinks, so that steps after the first allocate nothing.
-class Scratch {
+class ThreadScratch {
  public:
-  Scratch() = default;
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() { std::free(data_); }
+  ThreadScratch() = default;
+  ThreadScratch(const ThreadScratch&) = delete;
+  ThreadScratch& operator=(const ThreadScratch&) = delete;
+  ~ThreadScratch() { std::free(data_); }
 
   /// At least `floats` floats, 64-byte aligned; null when there is no memory.
   float* at_least(std::int64_t floats) {
@@ -70,7 +70,7 @@ void run_parts(int threads, void (*kernel)(const Op&, int, int, float*), const O
   std::atomic<bool> out_of_memory = false;
 #pragma omp parallel num_threads(threads)
   {
-    thread_local Scratch scratch;
+    thread_local ThreadScratch scratch;
     // Every part must run whatever the size of the team that OpenMP granted.
     if (float* base = scratch.at_least(scratch_floats > 0 ? scratch_floats : 1)) {
       kernel(op, omp_get_thread_num(), omp_get_num_threads(), base);

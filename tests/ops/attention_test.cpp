@@ -1,0 +1,357 @@
+#include "kernels/attention.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "tests/catch.h"
+#include "tests/ops/op_harness.h"
+#include "tests/test_support.h"
+
+namespace outeffhop::test {
+namespace {
+
+const std::vector<std::uint64_t> kSamples = {3, (1ull << 40) + 1, 17};
+
+enum class Layout { dense, packed };
+
+/// One attention problem and how its tensors lie in memory.
+struct Setting {
+  std::int64_t B = 2, H = 2, Tq = 7, Tk = 7, D = 32;
+  float n = 1.0f;
+  bool causal = false;
+  std::int64_t causal_offset = 0;
+  std::vector<std::int32_t> key_lengths;  ///< of the B samples; empty: all keys
+  double dropout = 0.0;
+  double logit = 1.0;  ///< standard deviation of the logits
+  Layout layout = Layout::dense;
+  bool shared_queries = false, shared_keys = false;  ///< batch stride 0
+  bool accumulate = false;
+
+  std::string name() const {
+    std::string lengths;
+    for (const std::int32_t length : key_lengths) lengths += fmt::format(" {}", length);
+    return fmt::format(
+        "B {}, H {}, Tq {}, Tk {}, D {}, n {}, causal {} {:+}, key lengths{}, dropout {}, logits {}, packed {}, shared q {} "
+        "k {}, accumulate {}",
+        B, H, Tq, Tk, D, n, causal, causal_offset, lengths, dropout, logit, layout == Layout::packed, shared_queries,
+        shared_keys, accumulate);
+  }
+
+  AttentionProblem problem(const Operands& at) const {
+    AttentionProblem p;
+    p.B = B, p.H = H, p.Tq = Tq, p.Tk = Tk, p.D = D;
+    p.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(D)));
+    p.n = n;
+    p.causal = causal;
+    p.causal_offset = causal_offset;
+    if (!key_lengths.empty()) p.key_lengths = at.ints("key_lengths");
+    if (dropout > 0) p.dropout = Dropout::make(dropout, 77, 5, at.samples("samples"));
+    return p;
+  }
+};
+
+/// Which tensor and which part of it holds an operand.
+struct Place {
+  std::string tensor;
+  HeadLayout layout;
+};
+
+/// Places of q, k, v (which = 0, 1, 2) or, with a prefix, of their gradients.
+Place place(const Setting& s, int which, const std::string& prefix = "") {
+  if (s.layout == Layout::packed) return {prefix + "qkv", HeadLayout::packed(s.B, s.Tq, s.H, s.D, which)};
+  const std::string name = prefix + std::string(1, "qkv"[which]);
+  const std::int64_t T = which == 0 ? s.Tq : s.Tk;
+  const bool shared = which == 0 ? s.shared_queries : s.shared_keys;
+  return {name, shared ? HeadLayout::shared(s.B, T, s.H, s.D) : HeadLayout::dense(s.B, T, s.H, s.D)};
+}
+
+HeadLayout output_layout(const Setting& s) { return HeadLayout::dense(s.B, s.Tq, s.H, s.D); }
+
+void add_inputs(OpCase& op_case, const Setting& s, std::mt19937_64& rng) {
+  require(s.layout == Layout::dense || s.Tq == s.Tk, "packed projections have as many queries as keys");
+  op_case.samples("samples", kSamples);
+  if (!s.key_lengths.empty()) op_case.ints("key_lengths", s.key_lengths);
+  if (s.layout == Layout::packed) {
+    auto values = normal_values(rng, static_cast<std::size_t>(s.B * s.Tq * 3 * s.H * s.D));
+    const HeadLayout queries = place(s, 0).layout;
+    const std::vector<bool> is_query = queries.elements(static_cast<std::int64_t>(values.size()));
+    for (std::size_t i = 0; i < values.size(); ++i)
+      if (is_query[i]) values[i] *= s.logit;
+    op_case.input("qkv", values);
+    return;
+  }
+  for (int which = 0; which < 3; ++which)
+    op_case.input(place(s, which).tensor,
+                  normal_values(rng, static_cast<std::size_t>(place(s, which).layout.extent()), which == 0 ? s.logit : 1.0));
+}
+
+AttentionForward forward_op(const Setting& s, const Operands& at) {
+  const auto view = [&](int which) { return at.view(place(s, which).tensor, place(s, which).layout); };
+  return {s.problem(at), view(0), view(1), view(2), at.view("o", output_layout(s)), at["lse"]};
+}
+
+OpCase forward_case(const Setting& s) {
+  auto rng = generator(301);
+  OpCase op_case;
+  op_case.name = "attention forward, " + s.name();
+  op_case.thread_invariant = true;
+  add_inputs(op_case, s, rng);
+  op_case.output("o", output_layout(s).extent()).with_exact_zeros();
+  op_case.output("lse", s.B * s.H * s.Tq, Precision::statistic);
+  op_case.call = [s](Device& device, const Operands& at) { device.run(forward_op(s, at)); };
+  return op_case;
+}
+
+/// Forward, then backward from what it left.
+OpCase backward_case(const Setting& s) {
+  auto rng = generator(302);
+  OpCase op_case;
+  op_case.name = "attention backward, " + s.name();
+  op_case.thread_invariant = true;
+  add_inputs(op_case, s, rng);
+  op_case.input("d_o", normal_values(rng, static_cast<std::size_t>(output_layout(s).extent())));
+  op_case.output("o", output_layout(s).extent());
+  op_case.output("lse", s.B * s.H * s.Tq, Precision::statistic);
+  for (int which = 0; which < 3; ++which) {
+    const Place gradient = place(s, which, "d_");
+    if (s.layout == Layout::packed && which > 0) {
+      op_case.tensors.back()->region(gradient.tensor + " part " + "qkv"[which], gradient.layout);
+      continue;
+    }
+    const std::int64_t count = s.layout == Layout::packed ? s.B * s.Tq * 3 * s.H * s.D : gradient.layout.extent();
+    TensorCase& tensor = s.accumulate ? op_case.update(gradient.tensor, normal_values(rng, static_cast<std::size_t>(count)))
+                                      : op_case.output(gradient.tensor, count);
+    tensor.with_exact_zeros().region(gradient.tensor + " part " + "qkv"[which], gradient.layout);
+  }
+  op_case.call = [s](Device& device, const Operands& at) {
+    const AttentionForward forward = forward_op(s, at);
+    device.run(forward);
+    const auto gradient = [&](int which) { return at.view(place(s, which, "d_").tensor, place(s, which, "d_").layout); };
+    AttentionBackward op;
+    op.problem = forward.problem;
+    op.q = forward.q, op.k = forward.k, op.v = forward.v, op.o = forward.o;
+    op.d_o = at.view("d_o", output_layout(s));
+    op.lse = forward.lse;
+    op.d_q = gradient(0), op.d_k = gradient(1), op.d_v = gradient(2);
+    op.accumulate_d_q = op.accumulate_d_k = op.accumulate_d_v = s.accumulate;
+    device.run(op);
+  };
+  return op_case;
+}
+
+void check_both(const Setting& s) {
+  check(forward_case(s));
+  check(backward_case(s));
+}
+
+Setting with(Setting s, const std::function<void(Setting&)>& change) {
+  change(s);
+  return s;
+}
+
+}  // namespace
+
+TEST_CASE("attention of ragged lengths, head sizes and constants") {
+  // Every length with every head size, the constants in turn.
+  const float constants[] = {0.0f, 1.0f, 0.5f, 4.0f};
+  int turn = 0;
+  for (const std::int64_t T : {1, 7, 127})
+    for (const std::int64_t D : {8, 32, 64, 80}) {
+      Setting s;
+      s.B = T == 127 ? 1 : 3;
+      s.Tq = s.Tk = T;
+      s.D = D;
+      s.n = constants[turn++ % 4];
+      check_both(s);
+      s.n = constants[turn++ % 4];
+      s.layout = Layout::packed;
+      check_both(s);
+      ++turn;
+    }
+  check_both(with({}, [](Setting& s) { s.B = 1, s.H = 1, s.Tq = s.Tk = 200, s.D = 64; }));
+  check_both(with({}, [](Setting& s) { s.B = 1, s.H = 2, s.Tq = s.Tk = 200, s.D = 20, s.n = 0; }));
+}
+
+TEST_CASE("attention of queries and keys of different lengths") {
+  for (const float n : {0.0f, 1.0f}) {
+    check_both(with({}, [&](Setting& s) { s.B = 3, s.Tq = 1, s.Tk = 150, s.D = 64, s.n = n; }));
+    check_both(with({}, [&](Setting& s) { s.B = 1, s.Tq = 127, s.Tk = 7, s.D = 32, s.n = n; }));
+    check_both(with({}, [&](Setting& s) { s.B = 1, s.H = 1, s.Tq = 50, s.Tk = 513, s.D = 16, s.n = n; }));
+    check_both(with({}, [&](Setting& s) { s.B = 2, s.Tq = 5, s.Tk = 0, s.D = 16, s.n = n; }));
+  }
+}
+
+TEST_CASE("causal attention with offsets") {
+  for (const float n : {0.0f, 1.0f}) {
+    const auto causal = [&](std::int64_t Tq, std::int64_t Tk, std::int64_t offset) {
+      check_both(
+          with({}, [&](Setting& s) { s.B = 1, s.Tq = Tq, s.Tk = Tk, s.n = n, s.causal = true, s.causal_offset = offset; }));
+    };
+    causal(7, 7, 0);
+    causal(127, 127, 0);
+    causal(5, 140, 135);   // a cache precedes the queries
+    causal(60, 60, -3);    // the first queries see nothing
+    causal(7, 7, -100);    // no query sees anything
+    causal(60, 20, 1000);  // every query sees everything
+  }
+}
+
+TEST_CASE("attention with key lengths") {
+  for (const float n : {0.0f, 1.0f, 4.0f}) {
+    check_both(with({}, [&](Setting& s) { s.B = 3, s.n = n, s.key_lengths = {0, 1, 5}; }));
+    check_both(with({}, [&](Setting& s) { s.B = 3, s.H = 1, s.Tq = s.Tk = 150, s.n = n, s.key_lengths = {130, 17, 0}; }));
+    check_both(with({}, [&](Setting& s) {
+      s.B = 2, s.H = 1, s.Tq = 60, s.Tk = 140, s.D = 80, s.n = n, s.key_lengths = {135, 9}, s.causal = true;
+      s.causal_offset = -2;
+    }));
+  }
+}
+
+TEST_CASE("attention of logits of two hundred neither overflows nor loses its gradient") {
+  for (const float n : {0.0f, 1e-30f, 1.0f, 1e30f}) {
+    check_both(with({}, [&](Setting& s) { s.Tq = s.Tk = 40, s.n = n, s.logit = 70; }));
+    check_both(with({}, [&](Setting& s) { s.B = 1, s.Tq = s.Tk = 140, s.n = n, s.logit = 70, s.causal = true; }));
+  }
+}
+
+TEST_CASE("attention with dropout") {
+  for (const float n : {0.0f, 1.0f}) {
+    check_both(with({}, [&](Setting& s) { s.B = 3, s.n = n, s.dropout = 0.3; }));
+    check_both(with({}, [&](Setting& s) { s.B = 2, s.H = 1, s.Tq = 50, s.Tk = 170, s.n = n, s.dropout = 0.1; }));
+    check_both(with({}, [&](Setting& s) { s.B = 2, s.Tq = s.Tk = 60, s.n = n, s.dropout = 0.5, s.causal = true; }));
+  }
+}
+
+TEST_CASE("attention drops exactly the probabilities that the frozen mapping says") {
+  // Equal logits and values e_j: output element j is p_j, or 0 where it was dropped.
+  constexpr std::int64_t T = 130, H = 2;
+  OpCase op_case;
+  op_case.name = "attention dropout mask";
+  op_case.samples("samples", kSamples);
+  op_case.input("q", std::vector<double>(3 * T * H * T, 0.0));
+  std::vector<double> identity(static_cast<std::size_t>(3 * T * H * T), 0.0);
+  const HeadLayout layout = HeadLayout::dense(3, T, H, T);
+  for (std::int64_t b = 0; b < 3; ++b)
+    for (std::int64_t h = 0; h < H; ++h)
+      for (std::int64_t j = 0; j < T; ++j) identity[static_cast<std::size_t>(layout.element(b, j, h, j))] = 1.0;
+  op_case.input("v", identity);
+  op_case.output("o", layout.extent()).with_exact_zeros();
+  const auto problem = [=](const std::uint64_t* samples) {
+    AttentionProblem p;
+    p.B = 3, p.H = H, p.Tq = p.Tk = p.D = T;
+    p.dropout = Dropout::make(0.25, 1234567, 9, samples);
+    return p;
+  };
+  op_case.call = [=](Device& device, const Operands& at) {
+    device.run(AttentionForward{problem(at.samples("samples")),
+                                at.view("q", layout),
+                                at.view("q", layout),
+                                at.view("v", layout),
+                                at.view("o", layout),
+                                {}});
+  };
+  op_case.also = [=](const Results& results) {
+    const Dropout dropout = problem(kSamples.data()).dropout;
+    std::int64_t wrong = 0;
+    for (std::int64_t b = 0; b < 3; ++b)
+      for (std::int64_t h = 0; h < H; ++h)
+        for (std::int64_t i = 0; i < T; ++i)
+          for (std::int64_t j = 0; j < T; ++j) {
+            const auto bits = dropout_bits_tiled(dropout.key, kSamples[static_cast<std::size_t>(b)],
+                                                 static_cast<std::uint32_t>(h * T + i), static_cast<std::uint32_t>(j));
+            const bool kept = results["o"].values[static_cast<std::size_t>(layout.element(b, i, h, j))] != 0.0;
+            wrong += kept != (bits >= dropout.threshold);
+          }
+    CHECK(wrong == 0);
+  };
+  check(op_case);
+}
+
+TEST_CASE("attention with queries or keys shared by the batch sums their gradients") {
+  for (const bool accumulate : {false, true}) {
+    const Setting base = with({}, [&](Setting& s) { s.B = 3, s.accumulate = accumulate, s.dropout = 0.1; });
+    check_both(with(base, [](Setting& s) { s.shared_queries = true; }));
+    check_both(with(base, [](Setting& s) { s.shared_keys = true, s.H = 1; }));
+    check_both(with(base, [](Setting& s) { s.shared_queries = s.shared_keys = true, s.Tq = 60, s.Tk = 140; }));
+    check_both(with(base, [](Setting& s) { s.shared_queries = true, s.key_lengths = {0, 7, 3}; }));
+  }
+}
+
+TEST_CASE("attention gradients accumulate") {
+  check(backward_case(with({}, [](Setting& s) { s.accumulate = true; })));
+  check(backward_case(with({}, [](Setting& s) { s.accumulate = true, s.layout = Layout::packed, s.Tq = s.Tk = 60; })));
+  check(backward_case(with({}, [](Setting& s) { s.accumulate = true, s.key_lengths = {0, 3}, s.D = 20; })));
+}
+
+TEST_CASE("a row of attention without a visible key is 0 and has no gradient") {
+  for (const float n : {0.0f, 1.0f, 4.0f}) {
+    for (const std::int64_t causal_offset : {-4, 0}) {
+      // Sample 0 sees no key; of sample 1 the first -causal_offset queries see none.
+      Setting s = with({}, [&](Setting& x) {
+        x.key_lengths = {0, 6}, x.n = n, x.causal = true, x.causal_offset = causal_offset, x.dropout = 0.2;
+      });
+      OpCase op_case = backward_case(s);
+      op_case.also = [s](const Results& results) {
+        const HeadLayout layout = output_layout(s);
+        for (std::int64_t b = 0; b < s.B; ++b)
+          for (std::int64_t h = 0; h < s.H; ++h)
+            for (std::int64_t t = 0; t < s.Tq; ++t) {
+              const bool query_sees = b == 1 && t + s.causal_offset >= 0;
+              const bool key_is_seen = b == 1 && t < 6 && t <= s.Tq - 1 + s.causal_offset;
+              for (std::int64_t d = 0; d < s.D; ++d) {
+                const auto at = static_cast<std::size_t>(layout.element(b, t, h, d));
+                if (!query_sees) CHECK((results["o"].values[at] == 0.0 && results["d_q"].values[at] == 0.0));
+                if (!key_is_seen) CHECK((results["d_k"].values[at] == 0.0 && results["d_v"].values[at] == 0.0));
+              }
+              if (query_sees) continue;
+              const double lse = results["lse"].values[static_cast<std::size_t>((b * s.H + h) * s.Tq + t)];
+              CHECK(lse == Approx(s.n > 0 ? std::log(s.n) : 0.0).margin(1e-7));
+            }
+      };
+      check(op_case);
+    }
+  }
+}
+
+TEST_CASE("attention without lse gives the same output") {
+  Setting s;
+  OpCase op_case = forward_case(s);
+  op_case.name += ", lse null";
+  op_case.output("o_without", output_layout(s).extent());
+  op_case.call = [s](Device& device, const Operands& at) {
+    AttentionForward op = forward_op(s, at);
+    device.run(op);
+    op.o = at.view("o_without", output_layout(s));
+    op.lse = {};
+    device.run(op);
+  };
+  op_case.also = [](const Results& results) { CHECK(results["o"].bytes == results["o_without"].bytes); };
+  check(op_case);
+}
+
+TEST_CASE("attention leaves out gradients that nobody wants") {
+  for (int wanted = 0; wanted < 3; ++wanted) {
+    const Setting s = with({}, [](Setting& x) { x.B = 1, x.H = 1, x.Tq = 60, x.Tk = 140; });
+    OpCase whole = backward_case(s);
+    OpCase one = backward_case(s);
+    const auto call = whole.call;
+    const std::string gradient = place(s, wanted, "d_").tensor;
+    one.name += ", only " + gradient;
+    one.output("alone", place(s, wanted).layout.extent());
+    one.call = [=](Device& device, const Operands& at) {
+      call(device, at);
+      const AttentionForward forward = forward_op(s, at);
+      AttentionBackward op;
+      op.problem = forward.problem;
+      op.q = forward.q, op.k = forward.k, op.v = forward.v, op.o = forward.o;
+      op.d_o = at.view("d_o", output_layout(s));
+      op.lse = forward.lse;
+      (wanted == 0 ? op.d_q : wanted == 1 ? op.d_k : op.d_v) = at.view("alone", place(s, wanted).layout);
+      device.run(op);
+    };
+    one.also = [=](const Results& results) { CHECK(results["alone"].bytes == results[gradient].bytes); };
+    check(one);
+  }
+}
+
+}  // namespace outeffhop::test
