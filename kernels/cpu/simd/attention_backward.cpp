@@ -119,6 +119,25 @@ static inline void backward_tile(const AttentionBackward& op, std::int64_t b, st
                    scratch.d_queries + query * Dp, Dp, true);
 }
 
+/// out[i] = a_i . b_i of each row, summed over d as the tiles of d_o v^T are: where a row sees one key and n is 0, so that o
+/// is that key's value, d_o v^T - D cancels exactly. Eight rows side by side hide the latency of the sums.
+static inline void row_products(const float* a, const float* b, std::int64_t rows, std::int64_t Dp, float* out) {
+  constexpr std::int64_t kTogether = 8;
+  std::int64_t row = 0;
+  for (; row + kTogether <= rows; row += kTogether) {
+    float sums[kTogether] = {};
+    for (std::int64_t d = 0; d < Dp; ++d)
+      for (std::int64_t r = 0; r < kTogether; ++r)
+        sums[r] = multiply_add(a[(row + r) * Dp + d], b[(row + r) * Dp + d], sums[r]);
+    for (std::int64_t r = 0; r < kTogether; ++r) out[row + r] = sums[r];
+  }
+  for (; row < rows; ++row) {
+    float sum_of_row = 0.0f;
+    for (std::int64_t d = 0; d < Dp; ++d) sum_of_row = multiply_add(a[row * Dp + d], b[row * Dp + d], sum_of_row);
+    out[row] = sum_of_row;
+  }
+}
+
 static inline void clear(float* rows, std::int64_t begin, std::int64_t end, std::int64_t Dp) {
   for (std::int64_t i = begin * Dp; i < end * Dp; i += W) store(rows + i, vf{});
 }
@@ -145,12 +164,10 @@ static inline void backward_head(const AttentionBackward& op, std::int64_t h, st
       const std::int64_t queries = query_end - query_begin;
       load_rows(op.q, b, h, query_begin, queries, p.D, p.scale, scratch.queries + query_begin * Dp);
       load_rows(op.d_o, b, h, query_begin, queries, p.D, 1.0f, scratch.d_outputs + query_begin * Dp);
-      for (std::int64_t i = query_begin; i < query_end; ++i) {
-        load_rows(op.o, b, h, i, 1, p.D, 1.0f, scratch.strip);
-        NativeVector total = {};
-        for (std::int64_t d = 0; d < Dp; d += kNativeLanes)
-          total += load_native(scratch.d_outputs + i * Dp + d) * load_native(scratch.strip + d);
-        scratch.output_products[i] = sum_of_lanes(total);
+      for (std::int64_t i = query_begin; i < query_end; i += W) {
+        const std::int64_t rows = smaller(W, query_end - i);
+        load_rows(op.o, b, h, i, rows, p.D, 1.0f, scratch.strip);
+        row_products(scratch.d_outputs + i * Dp, scratch.strip, rows, Dp, scratch.output_products + i);
       }
       load_transposed(op.k, b, h, key_begin, keys, p.D, scratch.strip, scratch.transposed_keys);
       load_transposed(op.v, b, h, key_begin, keys, p.D, scratch.strip, scratch.transposed_values);

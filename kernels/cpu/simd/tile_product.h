@@ -28,6 +28,16 @@ OUTEFFHOP_INLINE NativeVector load_native(const float* p) {
 }
 OUTEFFHOP_INLINE void store_native(float* p, NativeVector x) { std::memcpy(p, &x, sizeof x); }
 
+/// One step of a sum as the tiles below round it: fused where this level has the instruction, which the compiler would not
+/// promise for a plain a * b + c in a loop of scalars.
+OUTEFFHOP_INLINE float multiply_add(float a, float b, float c) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 constexpr std::int64_t round_up(std::int64_t x, std::int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
 
 /// The right operand, (inner x columns): element (k, c) lies at data[(c / kPanel) panel_stride + k row_stride + c % kPanel].
