@@ -86,27 +86,33 @@ struct Perturbation {
   }
 };
 
+/// Where tensors begin: at the alignment that a device allocates with, or one element further on, as in a flat parameter
+/// array.
+enum class Placement { aligned, one_element_on };
+
 /// Device memory with a guard band on either side, and the bytes as they were put there.
 struct Guarded {
+  std::size_t front;  ///< bytes of the guard band before the elements
   Buffer buffer;
   std::vector<std::byte> before;
 
-  Guarded(Device& device, const std::vector<std::byte>& bytes, std::size_t word)
-      : buffer(device, bytes.size() + 2 * kGuardBytes), before(bytes.size() + 2 * kGuardBytes) {
-    poison(before.data(), before.size() / word * word, word);
-    if (!bytes.empty()) std::memcpy(before.data() + kGuardBytes, bytes.data(), bytes.size());
-    poison(before.data() + kGuardBytes + bytes.size(), kGuardBytes, word);
+  Guarded(Device& device, const std::vector<std::byte>& bytes, std::size_t word, Placement placement)
+      : front(kGuardBytes + (placement == Placement::aligned ? 0 : word)),
+        buffer(device, front + bytes.size() + kGuardBytes),
+        before(front + bytes.size() + kGuardBytes) {
+    poison(before.data(), front, word);
+    if (!bytes.empty()) std::memcpy(before.data() + front, bytes.data(), bytes.size());
+    poison(before.data() + front + bytes.size(), kGuardBytes, word);
     device.copy_in(buffer.data(), before.data(), before.size());
   }
-  void* data() const { return static_cast<std::byte*>(buffer.data()) + kGuardBytes; }
+  void* data() const { return static_cast<std::byte*>(buffer.data()) + front; }
   std::vector<std::byte> fetch(Device& device) const {
     std::vector<std::byte> after(before.size());
     device.copy_out(after.data(), buffer.data(), after.size());
     return after;
   }
-  std::size_t payload() const { return before.size() - 2 * kGuardBytes; }
   bool guards_intact(const std::vector<std::byte>& after) const {
-    return std::equal(before.begin(), before.begin() + kGuardBytes, after.begin()) &&
+    return std::equal(before.begin(), before.begin() + static_cast<std::ptrdiff_t>(front), after.begin()) &&
            std::equal(before.end() - kGuardBytes, before.end(), after.end() - kGuardBytes);
   }
 };
@@ -119,7 +125,8 @@ struct Placed {
 
 class PlacedOperands final : public Operands {
  public:
-  PlacedOperands(const OpCase& op_case, Device& device, DType storage, DType rounding, const Perturbation& perturbation) {
+  PlacedOperands(const OpCase& op_case, Device& device, DType storage, DType rounding, const Perturbation& perturbation,
+                 Placement placement) {
     for (const auto& tensor : op_case.tensors) {
       const DType dtype = dtype_of(tensor->precision, storage);
       const DType input_dtype = dtype_of(tensor->precision, rounding);
@@ -132,10 +139,12 @@ class PlacedOperands final : public Operands {
           reference::write<double>({bytes.data(), dtype}, i, perturbation(value));
         }
       }
-      tensors_.push_back({tensor->name, dtype, Guarded(device, bytes, size_of(dtype))});
+      tensors_.push_back({tensor->name, dtype, Guarded(device, bytes, size_of(dtype), placement)});
     }
-    for (const auto& [name, values] : op_case.int_arrays) ints_.push_back({name, DType::i32, place(device, values)});
-    for (const auto& [name, values] : op_case.sample_arrays) samples_.push_back({name, DType::i32, place(device, values)});
+    for (const auto& [name, values] : op_case.int_arrays)
+      ints_.push_back({name, DType::i32, place(device, values, placement)});
+    for (const auto& [name, values] : op_case.sample_arrays)
+      samples_.push_back({name, DType::i32, place(device, values, placement)});
   }
 
   Tensor operator[](const std::string& name) const override {
@@ -161,10 +170,10 @@ class PlacedOperands final : public Operands {
 
  private:
   template <class T>
-  static Guarded place(Device& device, const std::vector<T>& values) {
+  static Guarded place(Device& device, const std::vector<T>& values, Placement placement) {
     std::vector<std::byte> bytes(values.size() * sizeof(T));
     if (!values.empty()) std::memcpy(bytes.data(), values.data(), bytes.size());
-    return Guarded(device, bytes, sizeof(T));
+    return Guarded(device, bytes, sizeof(T), placement);
   }
 
   static const Placed& find(const std::vector<Placed>& all, const std::string& name) {
@@ -177,7 +186,8 @@ class PlacedOperands final : public Operands {
     const std::vector<std::byte> after = placed.memory.fetch(device);
     if (!placed.memory.guards_intact(after))
       results.violations.push_back(tensor.name + ": written before its begin or after its end");
-    Results::Entry entry{placed.dtype, {after.begin() + kGuardBytes, after.end() - kGuardBytes}, {}};
+    Results::Entry entry{
+        placed.dtype, {after.begin() + static_cast<std::ptrdiff_t>(placed.memory.front), after.end() - kGuardBytes}, {}};
     entry.values = reference::load<double>({entry.bytes.data(), entry.dtype}, tensor.count);
     std::vector<bool> written(static_cast<std::size_t>(tensor.count), tensor.role != Role::input && tensor.regions.empty());
     for (const auto& [label, elements] : tensor.regions)
@@ -189,7 +199,7 @@ class PlacedOperands final : public Operands {
     poison(poisoned.data(), word, word);
     for (std::int64_t i = 0; i < tensor.count; ++i) {
       const std::byte* now = entry.bytes.data() + static_cast<std::size_t>(i) * word;
-      const std::byte* was = placed.memory.before.data() + kGuardBytes + static_cast<std::size_t>(i) * word;
+      const std::byte* was = placed.memory.before.data() + placed.memory.front + static_cast<std::size_t>(i) * word;
       if (!written[static_cast<std::size_t>(i)]) touched += std::memcmp(now, was, word) != 0;
       if (written[static_cast<std::size_t>(i)] && tensor.role == Role::output)
         missed += std::memcmp(now, poisoned.data(), word) == 0;
@@ -205,8 +215,9 @@ class PlacedOperands final : public Operands {
   std::vector<Placed> tensors_, ints_, samples_;
 };
 
-Results execute(const OpCase& op_case, Device& device, DType storage, DType rounding, const Perturbation& perturbation) {
-  const PlacedOperands operands(op_case, device, storage, rounding, perturbation);
+Results execute(const OpCase& op_case, Device& device, DType storage, DType rounding, const Perturbation& perturbation,
+                Placement placement) {
+  const PlacedOperands operands(op_case, device, storage, rounding, perturbation, placement);
   op_case.call(device, operands);
   device.synchronize();
   return operands.results(op_case, device);
@@ -417,7 +428,7 @@ std::vector<DeviceUnderTest>& devices_under_test() {
 }
 
 Results execute(const OpCase& op_case, Device& device, DType storage, DType rounding) {
-  return execute(op_case, device, storage, rounding, Perturbation{});
+  return execute(op_case, device, storage, rounding, Perturbation{}, Placement::aligned);
 }
 
 std::vector<std::string> broken_rules(const OpCase& op_case, std::vector<DeviceUnderTest>& devices) {
@@ -429,7 +440,7 @@ std::vector<std::string> broken_rules(const OpCase& op_case, std::vector<DeviceU
     Yardstick yardstick{execute(op_case, *exact, DType::f64, storage), execute(op_case, *single, storage, storage), {}};
     const auto perturb = [&](Perturbation::Kind kind) {
       const Perturbation perturbation{kind, op_case.perturbation, &rng};
-      yardstick.perturbed.push_back(execute(op_case, *exact, DType::f64, storage, perturbation));
+      yardstick.perturbed.push_back(execute(op_case, *exact, DType::f64, storage, perturbation, Placement::aligned));
     };
     for (int k = 0; k < kRandomPerturbations; ++k) perturb(Perturbation::Kind::random);
     perturb(Perturbation::Kind::growing);
@@ -445,6 +456,11 @@ std::vector<std::string> broken_rules(const OpCase& op_case, std::vector<DeviceU
       const std::string differing = difference(result, execute(op_case, *under_test.device, storage, storage));
       if (!differing.empty()) broken.push_back(fmt::format("{} {}: a second run gave other bits", where, differing));
       if (op_case.also) op_case.also(result);
+      const std::string shifted = where + " tensors off their alignment:";
+      const Results unaligned =
+          execute(op_case, *under_test.device, storage, storage, Perturbation{}, Placement::one_element_on);
+      append(broken, shifted, unaligned.violations);
+      judge(op_case, yardstick, unaligned, shifted, broken);
       if (!op_case.thread_invariant) continue;
       if (!first) {
         first = std::make_unique<Results>(result);
