@@ -44,7 +44,6 @@ void LanguageModel::plan(Arena& activations, Arena& workspace) {
   if (!most.training) return;
   scratch_.stream = workspace.take(rows * C, most.dtype);
   scratch_.branch = workspace.take(rows * C, most.dtype);
-  scratch_.inner = workspace.take(rows * C, most.dtype);
   const std::int64_t sublayer = rows * std::max({config_.intermediate_size, 4 * C, config_.embedding_size()});
   scratch_.wide = workspace.take(std::max(sublayer, Head::padded_rows(rows) * C), most.dtype);
 }

@@ -136,6 +136,7 @@ class Opt final : public LanguageModel {
       }
     }
     final_norm_.plan(activations, most);
+    if (options_.training) d_inner_ = workspace.take(most.rows() * config_.hidden_size, most.dtype);
   }
 
   ConstTensor body_forward(const Pass& pass) override {
@@ -154,16 +155,16 @@ class Opt final : public LanguageModel {
     return final_norm_.saved.out;
   }
 
-  /// scratch.stream carries the gradient of the residual stream; scratch.inner that of a normalised copy.
+  /// scratch.stream carries the gradient of the residual stream, d_inner_ that of its normalised copy.
   void body_backward(const Pass& pass) override {
-    const Tensor d_stream = pass.scratch.stream, d_branch = pass.scratch.branch, d_inner = pass.scratch.inner;  // (B, T, C)
+    const Tensor d_stream = pass.scratch.stream, d_branch = pass.scratch.branch;  // (B, T, C)
     ConstTensor d_out = final_norm_.backward(pass, d_stream, {}, d_stream, d_branch);
     for (std::size_t i = layers_.size(); i-- > 0;) {
       const Layer& l = layers_[i];
-      l.mlp.backward(pass, l.mlp_norm.saved.out, d_out, {d_inner});
-      d_out = l.mlp_norm.backward(pass, d_inner, d_stream, d_stream, d_branch);
-      l.attention.backward(pass, l.attention_norm.saved.out, d_out, {d_inner});
-      d_out = l.attention_norm.backward(pass, d_inner, d_stream, d_stream, d_branch);
+      l.mlp.backward(pass, l.mlp_norm.saved.out, d_out, {d_inner_});
+      d_out = l.mlp_norm.backward(pass, d_inner_, d_stream, d_stream, d_branch);
+      l.attention.backward(pass, l.attention_norm.saved.out, d_out, {d_inner_});
+      d_out = l.attention_norm.backward(pass, d_inner_, d_stream, d_stream, d_branch);
     }
     embed_backward(pass, d_stream);
   }
@@ -219,6 +220,7 @@ class Opt final : public LanguageModel {
   std::size_t project_in_site_ = 0, embedding_site_ = 0;
   Tensor token_rows_;      ///< (B, T, E)
   Tensor projected_rows_;  ///< (B, T, C)
+  Tensor d_inner_;         ///< (B, T, C) gradient of a sublayer's input
   std::vector<Layer> layers_;
   ResidualNorm final_norm_;
 };

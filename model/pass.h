@@ -24,7 +24,6 @@ struct Capacity {
 struct Scratch {
   Tensor stream;  ///< (B, T, C) gradient that goes from layer to layer
   Tensor branch;  ///< (B, T, C) gradient of a sublayer's output, after dropout's backward
-  Tensor inner;   ///< (B, T, C) gradient of a pre-LN sublayer's input
   Tensor wide;    ///< gradients inside one sublayer: (B, T, F), or d_o (B, T, C) and d_qkv (B, T, 3C)
   Tensor scores;  ///< observed attention: one block of scores or probabilities, fp32 (fp64 in an fp64 model)
   std::int64_t scores_capacity = 0;  ///< its elements
