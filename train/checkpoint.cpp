@@ -90,8 +90,13 @@ fs::path write_checkpoint(const CheckpointContext& context, const ParameterTable
                                           {"config", context.config}};
   write_durable(path / "trainer.json", trainer.dump(2) + "\n");
 
+  std::vector<std::string> names = {"config.json", "model.safetensors", "optimizer.safetensors", "trainer.json"};
+  for (const fs::path& file : context.extra_files) {
+    names.push_back(file.filename().string());
+    write_durable(path / names.back(), read_file(file));
+  }
   nlohmann::ordered_json files = nlohmann::ordered_json::object();
-  for (const char* name : {"config.json", "model.safetensors", "optimizer.safetensors", "trainer.json"}) {
+  for (const std::string& name : names) {
     files[name] = {{"size", fs::file_size(path / name)}, {"xxh64", hash_file(path / name)}};
   }
   const nlohmann::ordered_json manifest = {{"format_version", kFormatVersion}, {"files", files}};

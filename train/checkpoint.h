@@ -44,8 +44,9 @@ struct CheckpointContext {
   std::filesystem::path run;
   ModelConfig model;
   TextIds text_ids;
-  nlohmann::ordered_json config;  ///< as resolved
-  std::string data_fingerprint;   ///< of the training shards: see data_fingerprint()
+  nlohmann::ordered_json config;                   ///< as resolved
+  std::string data_fingerprint;                    ///< of the training shards: see data_fingerprint()
+  std::vector<std::filesystem::path> extra_files;  ///< copied into each checkpoint: the tokenizer's
 };
 
 /// Writes a checkpoint and returns its directory. Throws Error(io).

@@ -133,9 +133,15 @@ ModelDirectory read_model_directory(const std::filesystem::path& path) {
   }
   const std::filesystem::path config_file = directory.path / "config.json";
   if (!std::filesystem::exists(config_file)) fail(ErrorKind::checkpoint, "{} has no config.json", directory.path.string());
-  directory.config = read_huggingface_config(read_checkpoint_json(config_file), config_file.string());
-  validate(directory.config);
-  softmax_constant(directory.config.attn_softmax);
+  try {
+    directory.config = read_huggingface_config(read_checkpoint_json(config_file), config_file.string());
+    validate(directory.config);
+    softmax_constant(directory.config.attn_softmax);
+  } catch (const Error& e) {
+    // The same mistake in a run's configuration would be the user's; here the file is at fault.
+    if (e.kind() != ErrorKind::usage) throw;
+    fail(ErrorKind::checkpoint, "{} cannot be used: {}", config_file.string(), e.what());
+  }
   directory.weights = read_weights(weights_file(directory.path), make_parameter_table(directory.config), &directory.notes);
   if (std::filesystem::exists(directory.path / "trainer.json")) {
     directory.trainer = read_checkpoint_json(directory.path / "trainer.json");

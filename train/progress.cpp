@@ -26,6 +26,8 @@ std::string count_text(double count) {
   return fmt::format("{:.{}f}{}", count, count < 9.995 ? 2 : count < 99.95 ? 1 : 0, units[unit]);
 }
 
+std::string bytes_text(double bytes) { return count_text(bytes) + (bytes < 999.5 ? " B" : "B"); }
+
 Progress::~Progress() { clear(); }
 
 void Progress::clear() {

@@ -39,4 +39,7 @@ std::string duration_text(double seconds);
 /// "109 M", "1.32 G": three significant digits.
 std::string count_text(double count);
 
+/// "109 MB", in powers of 1000.
+std::string bytes_text(double bytes);
+
 }  // namespace outeffhop

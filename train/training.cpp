@@ -18,6 +18,7 @@
 #include "train/files.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
+#include "train/planning_device.h"
 #include "train/progress.h"
 #include "train/signals.h"
 
@@ -36,6 +37,21 @@ ModelOptions model_options(const Config& config) {
   options.max_sequence = config.data.sequence_length;
   options.seed = static_cast<std::uint64_t>(config.training.seed);
   return options;
+}
+
+DeviceOptions device_options(const TrainOptions& options, const Config& config) {
+  return {options.device, static_cast<int>(config.training.threads)};
+}
+
+/// Files beside the shards that belong to their tokenizer: a checkpoint with them serves text, not only ids.
+std::vector<std::filesystem::path> tokenizer_files(const ShardSet& shards) {
+  const std::filesystem::path directory = std::filesystem::path(shards.shards().front().path()).parent_path();
+  std::vector<std::filesystem::path> found;
+  for (const char* name :
+       {"merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt"}) {
+    if (std::filesystem::is_regular_file(directory / name)) found.push_back(directory / name);
+  }
+  return found;
 }
 
 /// Reads the shards that a config names before anything else can depend on them.
@@ -85,6 +101,7 @@ class Trainer {
   std::optional<MetricsFile> metrics_;
   std::optional<EvaluationResult> evaluated_;  // at the present step
   std::filesystem::path saved_;                // the checkpoint of the present step, if there is one
+  std::int64_t first_step_ = 0;                // of this invocation: steps that were done before
   double window_seconds_ = 0.0;                // since the last logged step
   std::int64_t window_steps_ = 0;
 
@@ -105,7 +122,7 @@ Trainer::Trainer(const TrainOptions& options)
       objective_(make_objective(config_.data, config_.model.vocab_size, static_cast<std::uint64_t>(config_.training.seed))),
       evaluation_objective_(
           make_objective(config_.data, config_.model.vocab_size, static_cast<std::uint64_t>(config_.evaluation.seed))),
-      device_(make_device({options.device, static_cast<int>(config_.training.threads)})),
+      device_(options.dry_run ? make_planning_device() : make_device(device_options(options, config_))),
       model_(make_model(config_.model, model_options(config_), *device_)),
       optimizer_(*device_, *model_, config_.optimizer),
       device_batch_(*device_, config_.model, model_options(config_).max_batch, T_),
@@ -116,21 +133,33 @@ Trainer::Trainer(const TrainOptions& options)
   if (metadata.bos_id >= 0) context_.text_ids.bos = metadata.bos_id;
   if (metadata.eos_id >= 0) context_.text_ids.eos = metadata.eos_id;
   context_.config = write_config(config_);
+  context_.extra_files = tokenizer_files(shards_);
   context_.data_fingerprint = data_fingerprint(shards_);
 }
 
 void Trainer::describe() {
   const ModelConfig& m = config_.model;
-  say(device_->description());
+  say(options_.dry_run ? make_device(device_options(options_, config_))->description() : device_->description());
   say(fmt::format("model       {} with {} attention: {} layers, {} channels, {} heads, vocabulary {}; {} parameters, {}",
                   m.model_type, m.attn_softmax, m.num_hidden_layers, m.hidden_size, m.num_attention_heads, m.vocab_size,
                   count_text(static_cast<double>(model_->parameters().total())), config_.training.dtype));
+
   const MemoryPlan plan = model_->memory();
-  const auto size = [](std::size_t bytes) { return count_text(static_cast<double>(bytes)) + "B"; };
-  say(fmt::format(
-      "memory      {}: master weights {}, weights in storage {}, gradients {}, moments {}, activations {}, workspace {}",
-      size(plan.total() + optimizer_.bytes()), size(plan.master_weights), size(plan.storage_weights), size(plan.gradients),
-      size(optimizer_.bytes()), size(plan.activations), size(plan.workspace)));
+  const std::size_t snapshot = 3 * sizeof(float) * static_cast<std::size_t>(model_->parameters().flat_size());
+  const std::pair<const char*, std::size_t> parts[] = {
+      {"master weights", plan.master_weights}, {"weights in storage", plan.storage_weights},
+      {"gradients", plan.gradients},           {"moments", optimizer_.bytes()},
+      {"activations", plan.activations},       {"workspace", plan.workspace},
+      {"checkpoint snapshot", snapshot}};
+  std::size_t total = 0;
+  std::string text;
+  for (const auto& [name, bytes] : parts) {
+    if (bytes == 0) continue;
+    total += bytes;
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name, bytes_text(static_cast<double>(bytes)));
+  }
+  say(fmt::format("memory      {}: {}", bytes_text(static_cast<double>(total)), text));
+
   say(fmt::format("data        {} tokens in {} shards, {} windows of {}",
                   count_text(static_cast<double>(shards_.token_count())), shards_.shards().size(), sampler_.window_count(),
                   T_));
@@ -203,6 +232,7 @@ void Trainer::begin() {
   std::filesystem::create_directories(context_.run, error);
   if (error) fail(ErrorKind::io, "cannot create the run directory {}: {}", config_.output, error.message());
   if (!resume()) start_afresh();
+  first_step_ = state().step;
   model_->round_to_storage();
   replace_file(context_.run / "config.json", context_.config.dump(2) + "\n");
   metrics_.emplace(context_.run / "metrics.jsonl", state().step);
@@ -256,6 +286,7 @@ void Trainer::evaluate_now() {
                         {T_, config_.evaluation.batch_size, config_.evaluation.batches});
   say(fmt::format("step {}: validation loss {:.4f}, perplexity {:.3f}", state().step, evaluated_->loss(),
                   evaluated_->perplexity()));
+  if (state().step == first_step_) return;  // a run that was complete: what it says now was written then
   metrics_->write({{"step", state().step},
                    {"validation_loss", finite_or_null(evaluated_->loss())},
                    {"validation_perplexity", finite_or_null(evaluated_->perplexity())}});
@@ -295,7 +326,6 @@ int Trainer::run() {
 
   const StopSignals signals;
   const std::int64_t steps = config_.training.steps;
-  const std::int64_t first_step = state().step;
   Loader loader(sampler_, *objective_, config_.training.micro_batch_size, T_, config_.model.vocab_size,
                 static_cast<std::uint64_t>(state().samples),
                 static_cast<std::size_t>(std::max<std::int64_t>(4, 2 * config_.accumulation())));
@@ -328,7 +358,7 @@ int Trainer::run() {
     if (due(config_.checkpoint.interval)) save();
 
     const bool signalled = signals.requested();
-    if (!last && (signalled || (options_.stop_after > 0 && state().step - first_step >= options_.stop_after))) {
+    if (!last && (signalled || (options_.stop_after > 0 && state().step - first_step_ >= options_.stop_after))) {
       save();
       say(fmt::format("stopped after step {} of {}; {} is saved, and the same command goes on from there", state().step,
                       steps, saved_.string()));

@@ -134,6 +134,18 @@ TEST_CASE("A damaged checkpoint is noticed, and the one before it taken") {
   CHECK_THAT(notes[0], Contains("passed over step_00000020") && Contains(expected));
 }
 
+TEST_CASE("The tokenizer travels with the checkpoint") {
+  Run run;
+  const fs::path vocabulary = run.directory.path() / "vocab.txt";
+  write_durable(vocabulary, "[PAD]\n");
+  run.context.extra_files = {vocabulary};
+  const fs::path path = run.save(10);
+  CHECK(read_file(path / "vocab.txt") == "[PAD]\n");
+  verify_checkpoint(path);
+  fs::remove(path / "vocab.txt");
+  CHECK(caught_error([&] { verify_checkpoint(path); }).kind() == ErrorKind::checkpoint);
+}
+
 TEST_CASE("Unfinished directories are no checkpoints, and are cleared away") {
   const Run run;
   run.save(10);
@@ -204,6 +216,12 @@ TEST_CASE("A model directory of any program can be read") {
   CHECK_THAT(caught_error([&] { read_model_directory(theirs); }).what(), Contains("bert.surprise"));
   write([&](auto& t) { t.erase(t.begin() + 3); });
   CHECK_THAT(caught_error([&] { read_model_directory(theirs); }).what(), Contains("has no tensor"));
+  write([](auto&) {});
+  write_durable(theirs / "config.json", R"({"model_type": "bert", "hidden_size": "wide"})");
+  const Error damaged = caught_error([&] { read_model_directory(theirs); });
+  CHECK(damaged.kind() == ErrorKind::checkpoint);
+  CHECK_THAT(damaged.what(), Contains("\"hidden_size\" is \"wide\""));
+  fs::copy(ours / "config.json", theirs / "config.json", fs::copy_options::overwrite_existing);
   write([&](auto& t) { t[0].shape = {8, 16}; });
   CHECK_THAT(caught_error([&] { read_model_directory(theirs); }).what(), Contains("(8, 16)") && Contains("(16, 8)"));
 }

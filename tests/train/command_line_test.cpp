@@ -112,6 +112,14 @@ TEST_CASE("A dry run says what would be done and does nothing") {
   CHECK(result.code == 0);
   CHECK_THAT(result.output, Contains("parameters") && Contains("gradients") && Contains("40 steps of 8 sequences"));
   CHECK_FALSE(fs::exists(corpus.path("run")));
+
+  // Far more than a test may allocate.
+  const std::string large = std::string(OUTEFFHOP_SOURCE_DIR) + "/configs/opt_1.3b.json";
+  const Result planned =
+      run({"train", "--config", large, "--dry-run", "--set", "data.train=" + corpus.path("tiny_train_*.bin"), "--set",
+           "data.validation=" + corpus.path("tiny_val_*.bin")});
+  CHECK(planned.code == 0);
+  CHECK_THAT(planned.output, Contains("G parameters") && Contains("252 sequences (18 x 14 at a time)"));
 }
 
 TEST_CASE("Train, evaluate, probe") {

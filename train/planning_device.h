@@ -1,0 +1,14 @@
+// A device that owns no memory, for asking what a run would need.
+#pragma once
+
+#include <memory>
+
+#include "kernels/device.h"
+
+namespace outeffhop {
+
+/// Models and optimizers can be made on it, at no cost but a few bytes an allocation, and then tell their sizes. Copies do
+/// nothing; every op throws Error(internal).
+std::unique_ptr<Device> make_planning_device();
+
+}  // namespace outeffhop
