@@ -7,6 +7,7 @@
 namespace outeffhop::cpu::OUTEFFHOP_ISA {
 
 using NativeInts = std::int32_t __attribute__((vector_size(4 * kNativeLanes)));
+using NativeWords = std::uint32_t __attribute__((vector_size(4 * kNativeLanes)));
 
 OUTEFFHOP_INLINE NativeVector broadcast(float x) { return x - NativeVector{}; }
 
@@ -29,7 +30,8 @@ OUTEFFHOP_INLINE NativeVector exp_of_difference(NativeVector x) {
   q = q * r + broadcast(0.166665763f);
   q = q * r + broadcast(0.5f);
   const NativeVector p = (q * r + broadcast(1.0f)) * r + broadcast(1.0f);
-  const auto power = reinterpret_cast<NativeVector>((reinterpret_cast<NativeInts>(shifted) << 23) + 0x3f800000);
+  // Unsigned: in lanes that the caller masks away k may be anything.
+  const auto power = reinterpret_cast<NativeVector>((reinterpret_cast<NativeWords>(shifted) << 23) + 0x3f800000u);
   return x < lowest ? NativeVector{} : p * power;
 }
 
