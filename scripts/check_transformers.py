@@ -21,6 +21,7 @@ import tempfile
 import safetensors.torch
 import torch
 from transformers import BertForMaskedLM, OPTForCausalLM
+from transformers.utils import logging
 
 import hf_attention
 
@@ -68,6 +69,7 @@ def main():
         hf_attention.register()
         options["attn_implementation"] = hf_attention.NAME
     family = BertForMaskedLM if config["model_type"] == "bert" else OPTForCausalLM
+    logging.disable_progress_bar()
     model, report = family.from_pretrained(arguments.checkpoint, dtype=torch.float32, output_loading_info=True, **options)
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(what):
