@@ -1,4 +1,4 @@
-// Loops over rows of any length, sixteen lanes at a time: whole vectors first, then one part of a vector. The body is written
+// Loops over rows of any length, a vector at a time: whole vectors first, then one part of a vector. The body is written
 // once, as a generic lambda whose second argument says which of the two it handles.
 #pragma once
 
@@ -10,7 +10,7 @@ namespace outeffhop::cpu::OUTEFFHOP_ISA {
 
 struct Whole {};
 struct Part {
-  std::int64_t count;  ///< 1..15
+  std::int64_t count;  ///< 1 to W - 1
 };
 
 /// body(c, Whole) for each whole vector of [begin, end), then body(c, Part) for what is left.

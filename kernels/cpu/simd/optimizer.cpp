@@ -11,13 +11,17 @@ extern const OptimizerTable optimizer_table;
 
 namespace {
 
-using vd = double __attribute__((vector_size(64)));
-using vf_half = float __attribute__((vector_size(32)));
+using vd = double __attribute__((vector_size(4 * W)));
+using vf_half = float __attribute__((vector_size(2 * W)));
 
 /// Correctly rounded square roots.
 OUTEFFHOP_INLINE vf square_root(vf x) {
 #if defined(__AVX512F__)
   return reinterpret_cast<vf>(_mm512_maskz_sqrt_ps(0xffff, reinterpret_cast<__m512>(x)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<vf>(_mm256_sqrt_ps(reinterpret_cast<__m256>(x)));
+#elif defined(__SSE2__)
+  return reinterpret_cast<vf>(_mm_sqrt_ps(reinterpret_cast<__m128>(x)));
 #else
   float lanes[W];
   store(lanes, x);
@@ -38,7 +42,7 @@ double square_sum(const float* x, std::int64_t count) {
   });
   const vd lanes = low + high;
   double sum = 0.0;
-  for (int i = 0; i < 8; ++i) sum += lanes[i];
+  for (int i = 0; i < W / 2; ++i) sum += lanes[i];
   return sum;
 }
 

@@ -116,7 +116,7 @@ static inline void philox_bits_tiled(PhiloxKey key, std::uint64_t sample, std::u
   }
 }
 
-/// What 16 elements are multiplied by: 0 where their bits are below the threshold, otherwise the scale.
+/// What the next W elements are multiplied by: 0 where their bits are below the threshold, otherwise the scale.
 OUTEFFHOP_INLINE vf dropout_factor(const std::uint16_t* bits, std::uint32_t threshold, float scale) {
   vh h;
   std::memcpy(&h, bits, sizeof h);

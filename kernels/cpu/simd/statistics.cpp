@@ -7,8 +7,8 @@ extern const StatisticsTable statistics_table;
 
 namespace {
 
-using vd = double __attribute__((vector_size(64)));
-using vf_half = float __attribute__((vector_size(32)));
+using vd = double __attribute__((vector_size(4 * W)));
+using vf_half = float __attribute__((vector_size(2 * W)));
 
 struct Doubles {
   vd low, high;
@@ -23,15 +23,15 @@ OUTEFFHOP_INLINE Doubles to_double(vf x) {
 /// Lanes outside the row deviate from its mean by nothing.
 OUTEFFHOP_INLINE void clear_outside(Doubles&, Whole) {}
 OUTEFFHOP_INLINE void clear_outside(Doubles& d, Part part) {
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < W / 2; ++i) {
     if (i >= part.count) d.low[i] = 0.0;
-    if (i + 8 >= part.count) d.high[i] = 0.0;
+    if (i + W / 2 >= part.count) d.high[i] = 0.0;
   }
 }
 
 OUTEFFHOP_INLINE double sum(vd x) {
   double total = 0.0;
-  for (int i = 0; i < 8; ++i) total += x[i];
+  for (int i = 0; i < W / 2; ++i) total += x[i];
   return total;
 }
 

@@ -1,6 +1,8 @@
-// Sixteen floats at a time, in GCC/Clang vector extensions: one source for AVX-512, AVX2 (two registers) and plain x86-64
-// or Arm (four). Include only from sources in kernels/cpu/simd/, inside whose per-level namespace everything here lands, so
-// that no code compiled for one level can be linked into another.
+// Floats by the register, in GCC/Clang vector extensions: one source for AVX-512 (16 lanes), AVX2 (8) and plain x86-64 or Arm
+// (4). Never wider than a register: GCC keeps such vectors in memory, at a fifth of the speed.
+//
+// Include only from sources in kernels/cpu/simd/, inside whose per-level namespace everything here lands, so that no code
+// compiled for one level can be linked into another.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +16,19 @@
 
 namespace outeffhop::cpu::OUTEFFHOP_ISA {
 
-constexpr int W = 16;  ///< lanes
+// W: lanes. A power of two, at most 16.
+#if defined(__AVX512F__)
+constexpr int W = 16;
+#elif defined(__AVX2__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;
+#endif
 
-using vf = float __attribute__((vector_size(64)));
-using vi = std::int32_t __attribute__((vector_size(64)));
-using vu = std::uint32_t __attribute__((vector_size(64)));
-using vh = std::uint16_t __attribute__((vector_size(32)));
+using vf = float __attribute__((vector_size(4 * W)));
+using vi = std::int32_t __attribute__((vector_size(4 * W)));
+using vu = std::uint32_t __attribute__((vector_size(4 * W)));
+using vh = std::uint16_t __attribute__((vector_size(2 * W)));
 
 #define OUTEFFHOP_INLINE static inline __attribute__((always_inline))
 
@@ -47,7 +56,7 @@ OUTEFFHOP_INLINE void store(bf16* p, vf x) {
   std::memcpy(static_cast<void*>(p), &h, sizeof h);
 }
 
-// The first `count` lanes (0..16); the others read as 0 and are not written.
+// The first `count` lanes (0..W); the others read as 0 and are not written.
 template <class T>
 OUTEFFHOP_INLINE vf load_part(const T* p, std::int64_t count) {
   T tmp[W] = {};
@@ -65,7 +74,7 @@ OUTEFFHOP_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
 OUTEFFHOP_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
 OUTEFFHOP_INLINE vf abs(vf a) { return reinterpret_cast<vf>(reinterpret_cast<vu>(a) & 0x7fffffffu); }
 
-/// Sum and maximum of the lanes, by halving: the same order at every level.
+/// Sum and maximum of the lanes, by halving.
 OUTEFFHOP_INLINE float sum(vf x) {
   float t[W];
   store(t, x);
