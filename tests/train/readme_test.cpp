@@ -14,7 +14,8 @@ namespace {
 std::string table_row(const Schema::Key& key) {
   std::string meaning = key.help;
   for (const std::string& alias : key.aliases) meaning += fmt::format("; also `{}`", alias);
-  const std::string standard = key.standard == "" ? "" : fmt::format("`{}`", key.standard.dump());
+  std::string standard = key.standard.dump();
+  standard = standard == R"("")" ? "" : fmt::format("`{}`", standard);
   return fmt::format("| `{}` | {} | {} | {} |", key.path(), standard, key.expectation, meaning);
 }
 
