@@ -67,6 +67,7 @@ class Device {
   virtual void run(const LayerNormBackward& op) = 0;
   virtual void run(const LinearForward& op) = 0;
   virtual void run(const LinearBackward& op) = 0;
+  virtual void run(const ActivationForward& op) = 0;
   virtual void run(const ActivationBackward& op) = 0;
   virtual void run(const AttentionForward& op) = 0;
   virtual void run(const AttentionBackward& op) = 0;

@@ -45,6 +45,14 @@ struct LinearBackward {
   Tensor d_bias;                  ///< (out_features) fp32, accumulated
 };
 
+/// out = activation(pre), elementwise: for a pre-activation that was looked at, and perhaps changed, after its product.
+struct ActivationForward {
+  std::int64_t count = 0;
+  Activation activation = Activation::none;
+  ConstTensor pre;  ///< (count)
+  Tensor out;       ///< (count); may alias pre
+};
+
 /// d_pre = d_out * activation'(pre), elementwise; may be in place. At 0 the derivative of ReLU is 0, as in PyTorch.
 struct ActivationBackward {
   std::int64_t count = 0;

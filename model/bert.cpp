@@ -31,7 +31,6 @@ class Bert final : public LanguageModel {
     head_.norm = weights_.linear("cls.predictions.transform.LayerNorm", C, C);
     head_.epsilon = config_.layer_norm_eps;
     head_.decoder = {word_, weights_["cls.predictions.bias"], C, config_.vocab_size};
-    head_.one = {one_.data(), options_.dtype};
     head_.projection_site = sites_.add("cls.predictions.transform.dense", Site::Kind::projection);
     head_.activation_site = sites_.add("cls.predictions.transform.transform_act_fn", Site::Kind::activation);
     head_.norm_site = sites_.add("cls.predictions.transform.LayerNorm", Site::Kind::layernorm);
@@ -87,7 +86,6 @@ class Bert final : public LanguageModel {
     l.mlp.expand = weights_.linear(layer + ".intermediate.dense", C, F);
     l.mlp.contract = weights_.linear(layer + ".output.dense", F, C);
     l.mlp.activation = activation_of(config_.hidden_act);
-    l.mlp.one = {one_.data(), options_.dtype};
     l.mlp.pre_site = sites_.add(layer + ".intermediate.dense", Kind::projection, i);
     l.mlp.post_site = sites_.add(layer + ".intermediate", Kind::activation, i);
     l.mlp.out_site = sites_.add(layer + ".output.dense", Kind::projection, i);

@@ -56,7 +56,7 @@ ConstTensor Head::transform(const Pass& pass, ConstTensor rows, const Chunk& chu
   } else if (pass.wants(projection_site)) {
     linear_forward(pass.device, *projection, chunk.padded, rows, pre_);
     show(pass, projection_site, pre_, E, chunk);
-    activate(pass.device, activation, one, chunk.padded * E, pre_, post_);
+    pass.device.run(ActivationForward{chunk.padded * E, activation, pre_, post_});
   } else {
     activated_linear(pass.device, *projection, activation, chunk.padded, rows, pass.backward_follows ? pre_ : Tensor{},
                      post_);

@@ -25,7 +25,6 @@ class Head {
   std::optional<LinearLayer> norm;  ///< weight (E) and bias (E) of the layer norm
   double epsilon = 0.0;
   LinearLayer decoder;  ///< weight (V, E), tied to the word embeddings; bias (V) or null
-  Tensor one;           ///< the scalar 1 in the storage dtype
   std::size_t projection_site = 0, activation_site = 0, norm_site = 0, logits_site = 0;
 
   /// Rows that `count` labels take in a d_rows tensor.

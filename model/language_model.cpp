@@ -9,27 +9,13 @@ namespace {
 /// Scores of all heads for a block of query rows take at most this in the observed mode, or one query row.
 constexpr std::int64_t kScoresBytes = 16ll << 20;
 
-Buffer make_one(Device& device, DType dtype) {
-  Buffer buffer(device, size_of(dtype));
-  const auto put = [&](auto value) { device.copy_in(buffer.data(), &value, sizeof value); };
-  if (dtype == DType::f64) {
-    put(1.0);
-  } else if (dtype == DType::f32) {
-    put(1.0f);
-  } else {
-    put(bf16(1.0f));
-  }
-  return buffer;
-}
-
 }  // namespace
 
 LanguageModel::LanguageModel(const ModelConfig& config, const ModelOptions& options, ParameterTable table, Device& device)
     : config_(config),
       options_(options),
       device_(device),
-      weights_(device, std::move(table), options.dtype, options.training),
-      one_(make_one(device, options.dtype)) {}
+      weights_(device, std::move(table), options.dtype, options.training) {}
 
 void LanguageModel::plan(Arena& activations, Arena& workspace) {
   const Capacity most = capacity();
@@ -63,7 +49,7 @@ MemoryPlan LanguageModel::memory() const {
   plan.storage_weights = weights_.storage_bytes();
   plan.gradients = weights_.gradient_bytes();
   plan.activations = activations_.bytes();
-  plan.workspace = workspace_.bytes() + one_.bytes();
+  plan.workspace = workspace_.bytes();
   return plan;
 }
 

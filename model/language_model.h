@@ -48,7 +48,6 @@ class LanguageModel : public Model {
   SiteList sites_;
   Scratch scratch_;
   Head head_;
-  Buffer one_;  ///< the scalar 1 in the storage dtype
 
  private:
   void plan(Arena& activations, Arena& workspace);

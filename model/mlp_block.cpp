@@ -17,11 +17,6 @@ void activated_linear(Device& device, const LinearLayer& layer, Activation activ
   device.run(op);
 }
 
-void activate(Device& device, Activation activation, Tensor one, std::int64_t count, ConstTensor pre, Tensor out) {
-  const LinearLayer identity{{one, {}}, {}, 1, 1};
-  activated_linear(device, identity, activation, count, pre, {}, out);
-}
-
 void MlpBlock::plan(Arena& activations, const Capacity& capacity) {
   saved.pre = activations.take(capacity.rows() * expand.out, capacity.dtype);
   saved.post = activations.take(capacity.rows() * expand.out, capacity.dtype);
@@ -32,7 +27,7 @@ void MlpBlock::forward(const Pass& pass, ConstTensor x, Tensor out) const {
   if (pass.wants(pre_site)) {
     linear_forward(pass.device, expand, rows, x, saved.pre);  // (B, T, F)
     pass.show(pre_site, saved.pre, F);
-    activate(pass.device, activation, one, rows * F, saved.pre, saved.post);
+    pass.device.run(ActivationForward{rows * F, activation, saved.pre, saved.post});
   } else {
     activated_linear(pass.device, expand, activation, rows, x, pass.backward_follows ? saved.pre : Tensor{}, saved.post);
   }

@@ -11,7 +11,6 @@ class MlpBlock {
   LinearLayer expand;    ///< weight (F, C), bias (F)
   LinearLayer contract;  ///< weight (C, F), bias (C)
   Activation activation = Activation::gelu_erf;
-  Tensor one;  ///< the scalar 1 in the storage dtype
   std::size_t pre_site = 0, post_site = 0, out_site = 0;
 
   /// Kept from forward to backward.
@@ -30,9 +29,5 @@ class MlpBlock {
 /// out = activation(layer(x)) over `rows` rows, fused; `pre` is written when it is not null.
 void activated_linear(Device& device, const LinearLayer& layer, Activation activation, std::int64_t rows, ConstTensor x,
                       Tensor pre, Tensor out);
-
-/// out = activation(pre) elementwise, for a pre-activation that a visitor may have replaced: a linear layer of width 1 whose
-/// weight is `one`.
-void activate(Device& device, Activation activation, Tensor one, std::int64_t count, ConstTensor pre, Tensor out);
 
 }  // namespace outeffhop

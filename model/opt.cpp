@@ -105,7 +105,6 @@ class Opt final : public LanguageModel {
     l.mlp.expand = weights_.linear(layer + ".fc1", C, F);
     l.mlp.contract = weights_.linear(layer + ".fc2", F, C);
     l.mlp.activation = activation_of(config_.hidden_act);
-    l.mlp.one = {one_.data(), options_.dtype};
     l.mlp.pre_site = sites_.add(layer + ".fc1", Kind::projection, i);
     l.mlp.post_site = sites_.add(layer + ".activation_fn", Kind::activation, i);
     l.mlp.out_site = sites_.add(layer + ".fc2", Kind::projection, i);

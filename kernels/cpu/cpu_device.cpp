@@ -61,6 +61,7 @@ class CpuDevice final : public Device {
   void run(const LayerNormBackward& op) override { layernorm_backward(threads_, scratch_, op); }
   void run(const LinearForward& op) override { linear_forward(threads_, products_, scratch_, op); }
   void run(const LinearBackward& op) override { linear_backward(threads_, products_, op); }
+  void run(const ActivationForward& op) override { activation_forward(threads_, op); }
   void run(const ActivationBackward& op) override { activation_backward(threads_, op); }
   void run(const AttentionForward& op) override { attention_forward(threads_, op); }
   void run(const AttentionBackward& op) override { attention_backward(threads_, op); }

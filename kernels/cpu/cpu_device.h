@@ -19,6 +19,7 @@ void layernorm_forward(int threads, Scratch& scratch, const LayerNormForward& op
 void layernorm_backward(int threads, Scratch& scratch, const LayerNormBackward& op);
 void linear_forward(int threads, ProductEngine& products, Scratch& scratch, const LinearForward& op);
 void linear_backward(int threads, ProductEngine& products, const LinearBackward& op);
+void activation_forward(int threads, const ActivationForward& op);
 void activation_backward(int threads, const ActivationBackward& op);
 void attention_forward(int threads, const AttentionForward& op);
 void attention_backward(int threads, const AttentionBackward& op);

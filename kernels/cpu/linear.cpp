@@ -114,6 +114,16 @@ void linear_backward(int threads, ProductEngine& products, const LinearBackward&
   }
 }
 
+void activation_forward(int threads, const ActivationForward& op) {
+  const char* name = "activation";
+  require_storage(op.pre.dtype, name);
+  require_same(op.pre.dtype, op.out, name, "out");
+  const auto& table = activation_table();
+  parallel_ranges(threads, op.count, kGrain, [&](std::int64_t begin, std::int64_t end, int) {
+    table.forward(op.activation, op.pre, {}, op.out, begin, end);
+  });
+}
+
 void activation_backward(int threads, const ActivationBackward& op) {
   const char* name = "activation backward";
   require_storage(op.pre.dtype, name);

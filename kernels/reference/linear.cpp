@@ -110,6 +110,11 @@ void Ops<Real>::run(const LinearBackward& op) {
 }
 
 template <class Real>
+void Ops<Real>::run(const ActivationForward& op) {
+  for (std::int64_t i = 0; i < op.count; ++i) write(op.out, i, activate(op.activation, read<Real>(op.pre, i)));
+}
+
+template <class Real>
 void Ops<Real>::run(const ActivationBackward& op) {
   for (std::int64_t i = 0; i < op.count; ++i)
     write(op.d_pre, i, read<Real>(op.d_out, i) * derivative(op.activation, read<Real>(op.pre, i)));
@@ -119,6 +124,8 @@ template void Ops<double>::run(const LinearForward&);
 template void Ops<float>::run(const LinearForward&);
 template void Ops<double>::run(const LinearBackward&);
 template void Ops<float>::run(const LinearBackward&);
+template void Ops<double>::run(const ActivationForward&);
+template void Ops<float>::run(const ActivationForward&);
 template void Ops<double>::run(const ActivationBackward&);
 template void Ops<float>::run(const ActivationBackward&);
 

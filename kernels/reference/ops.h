@@ -13,6 +13,7 @@ struct Ops {
   static void run(const LayerNormBackward& op);
   static void run(const LinearForward& op);
   static void run(const LinearBackward& op);
+  static void run(const ActivationForward& op);
   static void run(const ActivationBackward& op);
   static void run(const AttentionForward& op);
   static void run(const AttentionBackward& op);

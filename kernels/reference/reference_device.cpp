@@ -37,6 +37,7 @@ class ReferenceDevice final : public Device {
   void run(const LayerNormBackward& op) override { Ops::run(op); }
   void run(const LinearForward& op) override { Ops::run(op); }
   void run(const LinearBackward& op) override { Ops::run(op); }
+  void run(const ActivationForward& op) override { Ops::run(op); }
   void run(const ActivationBackward& op) override { Ops::run(op); }
   void run(const AttentionForward& op) override { Ops::run(op); }
   void run(const AttentionBackward& op) override { Ops::run(op); }

@@ -146,6 +146,24 @@ TEST_CASE("linear refuses a scaled operand of a plain dtype") {
   }
 }
 
+TEST_CASE("activation forward") {
+  for (const Activation activation : kActivations)
+    for (const std::int64_t count : {1, 7, 33, 1000})
+      for (const bool in_place : {false, true}) {
+        auto rng = generator(93);
+        OpCase op_case;
+        op_case.name = fmt::format("activation forward, activation {}, count {}, in place {}", static_cast<int>(activation),
+                                   count, in_place);
+        const auto pre = normal_values(rng, count, 3.0);
+        in_place ? op_case.update("out", pre) : op_case.input("pre", pre);
+        if (!in_place) op_case.output("out", count);
+        op_case.call = [=](Device& device, const Operands& at) {
+          device.run(ActivationForward{count, activation, at[in_place ? "out" : "pre"], at["out"]});
+        };
+        check(op_case);
+      }
+}
+
 TEST_CASE("activation backward") {
   for (const Activation activation : kActivations)
     for (const std::int64_t count : {1, 7, 33, 1000})
