@@ -23,10 +23,10 @@ class ReferenceDevice final : public Device {
   }
   void release(void* data) noexcept override { std::free(data); }
   void copy_in(void* destination, const void* source, std::size_t bytes) override {
-    std::memcpy(destination, source, bytes);
+    if (bytes) std::memcpy(destination, source, bytes);
   }
   void copy_out(void* destination, const void* source, std::size_t bytes) override {
-    std::memcpy(destination, source, bytes);
+    if (bytes) std::memcpy(destination, source, bytes);
   }
   void zero(void* data, std::size_t bytes) override { std::memset(data, 0, bytes); }
   void synchronize() override {}

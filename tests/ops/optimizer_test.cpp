@@ -42,7 +42,7 @@ StepControl decide(Device& device, const StepControl& before) {
 
 double norm_square(Device& device, const std::vector<float>& gradient) {
   Buffer memory(device, gradient.size() * sizeof(float));
-  device.copy_in(memory.data(), gradient.data(), gradient.size() * sizeof(float));
+  if (!gradient.empty()) device.copy_in(memory.data(), gradient.data(), gradient.size() * sizeof(float));
   StepControl values;
   values.learning_rate = 0.5f;
   values.updates = 7;
