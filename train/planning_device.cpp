@@ -30,6 +30,7 @@ class PlanningDevice final : public Device {
   void run(const LayerNormBackward&) override { refuse(); }
   void run(const LinearForward&) override { refuse(); }
   void run(const LinearBackward&) override { refuse(); }
+  void run(const ActivationForward&) override { refuse(); }
   void run(const ActivationBackward&) override { refuse(); }
   void run(const AttentionForward&) override { refuse(); }
   void run(const AttentionBackward&) override { refuse(); }
