@@ -83,7 +83,6 @@ ModelConfig read_huggingface_config(const nlohmann::json& values, const std::str
     expect_field(values, origin, "position_embedding_type", "absolute", "relative positions are another model");
     expect_field(values, origin, "is_decoder", false, "this BERT is an encoder");
   } else {
-    config.word_embed_proj_dim = 512;  // what transformers' OPTConfig means by a file that does not say
     expect_field(values, origin, "do_layer_norm_before", true, "this OPT normalises before each block (pre-LN)");
     expect_field(values, origin, "_remove_final_layer_norm", false, "this OPT ends with a layer norm");
     expect_field(values, origin, "enable_bias", true, "this OPT has biases");

@@ -188,6 +188,9 @@ TEST_CASE("A foreign config.json means vanilla attention, and another architectu
   CHECK(config.attn_softmax == "vanilla");
   CHECK(config.intermediate_size == 3072);
   CHECK(config.word_embed_proj_dim == 0);
+  nlohmann::json silent = opt;
+  silent.erase("word_embed_proj_dim");
+  CHECK(read_huggingface_config(silent, "config.json").embedding_size() == 768);
   const auto refused = [](nlohmann::json values, const char* key, const nlohmann::json& value) {
     values[key] = value;
     const Error e = caught_error([&] { read_huggingface_config(values, "config.json"); });
