@@ -53,7 +53,11 @@ def main():
     arguments = parser.parse_args()
     columns = [figures(run) for run in arguments.runs]
     names = list(dict.fromkeys(name for column in columns for name in column))
-    table = [["", *arguments.runs]] + [[name, *(text(column.get(name)) for column in columns)] for name in names]
+    # A run's last name is enough of a heading where no two share it.
+    headings = [pathlib.Path(run).resolve().name for run in arguments.runs]
+    if len(set(headings)) < len(headings):
+        headings = arguments.runs
+    table = [["", *headings]] + [[name, *(text(column.get(name)) for column in columns)] for name in names]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     for number, row in enumerate(table):
         print("  ".join(cell.ljust(widths[0]) if i == 0 else cell.rjust(widths[i]) for i, cell in enumerate(row)))
