@@ -39,13 +39,13 @@ SPLITS = ("train", "val")
 EXAMPLES = """
 examples:
   # BERT: your text, documents separated by blank lines, and bert-base-uncased's vocab.txt
-  tokenize_corpus.py --input corpus/*.txt --style bert --tokenizer vocab.txt --output data/bert --validation-fraction 0.01
+  tokenize_corpus.py --input corpus/*.txt --style bert --tokenizer vocab.txt --output corpora/bert --validation-fraction 0.01
 
   # BERT with a vocabulary of its own
-  tokenize_corpus.py --input corpus/*.txt.gz --style bert --train-vocab wordpiece --vocab-size 8192 --output data/small
+  tokenize_corpus.py --input corpus/*.txt.gz --style bert --train-vocab wordpiece --vocab-size 8192 --output corpora/small
 
   # OPT from JSON lines {"text": ...}
-  tokenize_corpus.py --input c4.*.jsonl.gz --style opt --tokenizer vocab.json merges.txt --output data/opt --workers 8
+  tokenize_corpus.py --input c4.*.jsonl.gz --style opt --tokenizer vocab.json merges.txt --output corpora/opt --workers 8
 """
 
 
