@@ -2,11 +2,13 @@
 # An English corpus of over 40 MB for real training runs, out of Debian or Ubuntu packages alone: nothing is installed, no
 # root is needed, and no web site is visited but the package mirror the machine already uses.
 #
-#   scripts/get_corpus.sh DIR
-#   scripts/tokenize_corpus.py --input DIR/*.txt --style bert --train-vocab wordpiece --vocab-size 8192 --output DIR/bert
+#   scripts/get_corpus.sh [--allow-missing] DIR
+#   scripts/tokenize_corpus.py --input 'DIR/*.txt' --style bert --train-vocab wordpiece --vocab-size 8192 --output DIR/bert
 #
-# DIR gets one text file a source, the sources' licences, and SOURCES.txt, which says where each comes from. A finished DIR is
+# DIR gets one text file a source, the sources' licences, and SOURCES, which says where each comes from. A finished DIR is
 # left as it is. Packages stay in DIR/packages, so that a second run needs no network; copy them there to work offline.
+# A source whose packages cannot be had is an error, so that a network failure does not pass for a smaller corpus:
+# --allow-missing does without it, as long as 20 MB of text are left.
 set -euo pipefail
 scripts=$(cd "$(dirname "$0")" && pwd)
 
@@ -28,25 +30,33 @@ fail() {
   exit 1
 }
 
-if [[ $# != 1 || $1 == -* ]]; then
-  sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"
-  if [[ ${1:-} == -h || ${1:-} == --help ]]; then exit 0; else exit 2; fi
-fi
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; }
+allow_missing=0 directory=""
+for argument in "$@"; do
+  case "$argument" in
+    --allow-missing) allow_missing=1 ;;
+    -h | --help) usage; exit 0 ;;
+    *)
+      if [[ $argument == -* || -n $directory ]]; then usage >&2; exit 2; fi
+      directory=$argument ;;
+  esac
+done
+if [[ -z $directory ]]; then usage >&2; exit 2; fi
 offline="where packages cannot be had, put your own .txt files in a directory and give them to scripts/tokenize_corpus.py"
 for program in python3 dpkg-deb; do
   command -v "$program" >/dev/null || fail "$program was not found: this needs Debian or Ubuntu with python3; $offline"
 done
 
-mkdir -p "$1" || fail "cannot make the directory $1"
-corpus=$(cd "$1" && pwd)
+mkdir -p "$directory" || fail "cannot make the directory $directory"
+corpus=$(cd "$directory" && pwd)
 work=$(mktemp -d "$corpus/.work-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$corpus/packages" "$corpus/licences"
 
-# finished: SOURCES.txt is written last and holds the hash of every text.
+# finished: SOURCES is written last and holds the hash of every text.
 finished() {
-  [[ -f $corpus/SOURCES.txt ]] &&
-    (cd "$corpus" && sed -n 's/^sha256: //p' SOURCES.txt | sha256sum --check --status 2>/dev/null)
+  [[ -f $corpus/SOURCES ]] &&
+    (cd "$corpus" && sed -n 's/^sha256: //p' SOURCES | sha256sum --check --status 2>/dev/null)
 }
 if finished; then
   echo "$corpus already holds the corpus"
@@ -54,7 +64,7 @@ if finished; then
 fi
 
 # apt with the system's lists, or, where they are empty (containers), with lists of our own: that needs no root either.
-apt_options=()
+apt_options=(-o Acquire::Retries=3)
 if ((EUID == 0)); then apt_options+=(-o APT::Sandbox::User=root); fi
 own_lists() {
   mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
@@ -97,11 +107,16 @@ obtain() {
   python3 "$scripts/clean_corpus.py" "$kind" "$work/$kind" "$corpus/$kind.txt"
 }
 
-echo "Sources of this corpus. Each was cleaned by scripts/clean_corpus.py; full licences are in licences/." >"$work/SOURCES.txt"
+echo "Sources of this corpus. Each was cleaned by scripts/clean_corpus.py; full licences are in licences/." >"$work/SOURCES"
 total=0
+missing=()
 for source in "${sources[@]}"; do
   IFS='|' read -r kind packages title licence <<<"$source"
-  obtain "$kind" "$packages" || continue
+  if ! obtain "$kind" "$packages"; then
+    missing+=("$kind")
+    rm -f "$corpus/$kind.txt" # of an earlier run: it would be read, but SOURCES would not name it
+    continue
+  fi
   rm -rf "${work:?}/$kind"
   total=$((total + $(stat -c %s "$corpus/$kind.txt")))
   {
@@ -113,12 +128,17 @@ for source in "${sources[@]}"; do
     done
     echo "licence: $licence"
     echo "sha256: $(cd "$corpus" && sha256sum "$kind.txt")"
-  } >>"$work/SOURCES.txt"
+  } >>"$work/SOURCES"
 done
 
-if ((total < least_bytes)); then
-  fail "only $total bytes of text were obtained, expected at least $least_bytes: check the network and /etc/apt/sources.list" \
-    "(Ubuntu: enable universe); $offline"
+if ((${#missing[@]} && !allow_missing)); then
+  fail "${#missing[@]} of ${#sources[@]} sources are missing (${missing[*]}): check the network and /etc/apt/sources.list" \
+    "(Ubuntu: enable universe) and run this again, or do without them by scripts/get_corpus.sh --allow-missing $directory;" \
+    "$offline"
 fi
-mv "$work/SOURCES.txt" "$corpus/SOURCES.txt"
-echo "$((total / 1000000)) MB of text in $corpus; SOURCES.txt says where it comes from"
+if ((total < least_bytes)); then
+  fail "only $total bytes of text were obtained, expected at least $least_bytes: check the network and" \
+    "/etc/apt/sources.list (Ubuntu: enable universe); $offline"
+fi
+mv "$work/SOURCES" "$corpus/SOURCES"
+echo "$((total / 1000000)) MB of text in $corpus; SOURCES says where it comes from"

@@ -8,17 +8,20 @@
 #   --out DIR     the run directory (default runs/quickstart)
 #   --prepare     stop before training: only set up, build, and prepare the data
 set -euo pipefail
-cd "$(dirname "$0")/.."
+self=$(realpath "$0") caller=$(pwd -P)
+cd "$(dirname "$self")/.."
+# from_caller PATH: a path as the user gave it, seen from here.
+from_caller() { if [[ $1 == /* || $caller == "$(pwd -P)" ]]; then echo "$1"; else echo "$caller/$1"; fi; }
 
 minutes=5 steps="" out=runs/quickstart prepare_only=0
 while (($#)); do
   case "$1" in
     --minutes | --steps | --out)
       if (($# < 2)); then echo "quickstart.sh: $1 needs a value" >&2; exit 2; fi
-      case "$1" in --minutes) minutes=$2 ;; --steps) steps=$2 ;; --out) out=$2 ;; esac
+      case "$1" in --minutes) minutes=$2 ;; --steps) steps=$2 ;; --out) out=$(from_caller "$2") ;; esac
       shift 2 ;;
     --prepare) prepare_only=1; shift ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$self"; exit 0 ;;
     *) echo "quickstart.sh: unknown option '$1' (see --help)" >&2; exit 2 ;;
   esac
 done
@@ -44,7 +47,8 @@ scripts/build.sh outeffhop outeffhop_vanilla
 
 say "3/5 corpus and tokens"
 scripts/get_corpus.sh "$corpus"
-"$python" scripts/tokenize_corpus.py --input "$corpus"/*.txt --style bert --train-vocab wordpiece --vocab-size 8192 \
+# The pattern is quoted because the shell's order of files depends on its language; the script's own does not.
+"$python" scripts/tokenize_corpus.py --input "$corpus/*.txt" --style bert --train-vocab wordpiece --vocab-size 8192 \
   --output "$data" --validation-fraction 0.02 --skip-if-done
 if ((prepare_only)); then exit 0; fi
 
