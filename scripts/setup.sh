@@ -4,15 +4,17 @@
 #   scripts/setup.sh             the packages of the C++ side
 #   scripts/setup.sh --python    and .venv/ with what the Python scripts need (scripts/requirements.txt)
 #
-# Debian 12, Ubuntu 22.04 and 24.04. Without root or passwordless sudo it prints the command to run and exits with 1.
+# Debian 12, Ubuntu 22.04 and 24.04. It needs root or sudo, whose password is asked for at a terminal only; without them it
+# prints the command to run and exits with 1.
 set -euo pipefail
+self=$(realpath "$0")
 cd "$(dirname "$0")/.."
 
 want_python=0
 for argument in "$@"; do
   case "$argument" in
     --python) want_python=1 ;;
-    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$self"; exit 0 ;;
     *) echo "setup.sh: unknown option '$argument' (known: --python)" >&2; exit 2 ;;
   esac
 done
@@ -34,14 +36,21 @@ fi
 
 missing=()
 for package in "${packages[@]}"; do installed "$package" || missing+=("$package"); done
+# Optional packages that could not be installed are not asked for at every run.
+unavailable=.cache/setup/unavailable_packages
 missing_optional=()
-for package in "${optional[@]}"; do installed "$package" || missing_optional+=("$package"); done
+for package in "${optional[@]}"; do
+  if ! installed "$package" && ! grep -qsxF "$package" "$unavailable"; then missing_optional+=("$package"); fi
+done
 
 if ((${#missing[@]} + ${#missing_optional[@]})); then
   if [[ $EUID -eq 0 ]]; then
     as_root=(env DEBIAN_FRONTEND=noninteractive)
   elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
     as_root=(sudo -n env DEBIAN_FRONTEND=noninteractive)
+  elif command -v sudo >/dev/null && [[ -t 0 ]]; then
+    echo "setup.sh: sudo may ask for your password, to install ${missing[*]} ${missing_optional[*]}"
+    as_root=(sudo env DEBIAN_FRONTEND=noninteractive)
   elif ((${#missing[@]})); then
     echo "setup.sh: packages are missing, and this user may not install them. Please run:" >&2
     echo "  sudo apt-get update && sudo apt-get install -y ${missing[*]} ${missing_optional[*]}" >&2
@@ -59,8 +68,11 @@ if ((${#missing[@]} + ${#missing_optional[@]})); then
     fi
     for package in "${missing_optional[@]}"; do
       echo "setup.sh: installing $package"
-      "${as_root[@]}" apt-get install -y -qq --no-install-recommends "$package" >/dev/null ||
-        echo "setup.sh: $package could not be installed; the build does without it" >&2
+      if ! "${as_root[@]}" apt-get install -y -qq --no-install-recommends "$package" >/dev/null; then
+        echo "setup.sh: $package could not be installed; the build does without it (to try again, remove $unavailable)" >&2
+        mkdir -p "${unavailable%/*}"
+        echo "$package" >>"$unavailable"
+      fi
     done
   fi
 fi
