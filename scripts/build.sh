@@ -4,13 +4,14 @@
 #   scripts/build.sh
 #   scripts/build.sh -DOUTEFFHOP_ONEDNN=OFF outeffhop
 set -euo pipefail
+self=$(realpath "$0")
 cd "$(dirname "$0")/.."
 
 options=() targets=()
 for argument in "$@"; do
   case "$argument" in
     -D*) options+=("$argument") ;;
-    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$self"; exit 0 ;;
     *) targets+=("$argument") ;;
   esac
 done

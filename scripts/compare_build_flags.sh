@@ -6,18 +6,28 @@
 #   --steps N           steps of each run (default 200; the schedule's warm-up is scaled with them)
 #   --config FILE       default configs/bert_mini.json, on the corpus of scripts/quickstart.sh
 #   --train GLOB, --validation GLOB   other token shards; with --config the configuration's own are the default
-#   --out DIR           default runs/compare_build_flags; runs in DIR/steps_N/, which a second call reuses
+#   --out DIR           default runs/compare_build_flags; runs in DIR/CONFIG_N_HASH/, which a second call with the same
+#                       configuration, shards and steps reuses
 set -euo pipefail
-cd "$(dirname "$0")/.."
+self=$(realpath "$0") caller=$(pwd -P)
+cd "$(dirname "$self")/.."
+# from_caller PATH: a path as the user gave it, seen from here.
+from_caller() { if [[ $1 == /* || $caller == "$(pwd -P)" ]]; then echo "$1"; else echo "$caller/$1"; fi; }
 
 steps=200 config="" train="" validation="" out=runs/compare_build_flags
 while (($#)); do
   case "$1" in
     --steps | --config | --train | --validation | --out)
       if (($# < 2)); then echo "compare_build_flags.sh: $1 needs a value" >&2; exit 2; fi
-      case "$1" in --steps) steps=$2 ;; --config) config=$2 ;; --train) train=$2 ;; --validation) validation=$2 ;; --out) out=$2 ;; esac
+      case "$1" in
+        --steps) steps=$2 ;;
+        --config) config=$(from_caller "$2") ;;
+        --train) train=$(from_caller "$2") ;;
+        --validation) validation=$(from_caller "$2") ;;
+        --out) out=$(from_caller "$2") ;;
+      esac
       shift 2 ;;
-    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$self"; exit 0 ;;
     *) echo "compare_build_flags.sh: unknown option '$1' (see --help)" >&2; exit 2 ;;
   esac
 done
@@ -33,26 +43,36 @@ fi
 
 lengths=$(.venv/bin/python scripts/run_length.py "$config" --steps "$steps")
 read -r steps warmup <<<"$lengths"
-changes=(--set "training.steps=$steps" --set "schedule.warmup_steps=$warmup")
-if [[ -n "$train" ]]; then changes+=(--set "data.train=$train"); fi
-if [[ -n "$validation" ]]; then changes+=(--set "data.validation=$validation"); fi
+mapfile -t own_shards < <(PYTHONPATH=scripts .venv/bin/python -c 'import run_length, sys
+data = run_length.read_config(sys.argv[1]).get("data", {})
+print(data.get("train", ""), data.get("validation", ""), sep="\n")' "$config")
+train=${train:-${own_shards[0]}} validation=${validation:-${own_shards[1]}}
+if [[ -z "$validation" ]]; then echo "compare_build_flags.sh: no validation shards: give --validation GLOB" >&2; exit 2; fi
+changes=(--set "training.steps=$steps" --set "schedule.warmup_steps=$warmup" --set "data.train=$train"
+  --set "data.validation=$validation")
 
-# one PROGRAM ATTN_SOFTMAX: trains and evaluates in DIR/steps_N/ATTN_SOFTMAX.
+# The directory is named after what decides the result, lest figures of another configuration or corpus pass for these.
+hash=$({
+  cat "$config"
+  printf '%s\n' "$train" "$validation"
+  cat "$(dirname "$train")/metadata.json" "$(dirname "$validation")/metadata.json" 2>/dev/null || true
+} | sha256sum | cut -c1-8)
+name=$(basename "$config")
+runs=$out/${name%.json}_${steps}_$hash
+
+# one PROGRAM ATTN_SOFTMAX: trains and evaluates in $runs/ATTN_SOFTMAX.
 one() {
-  local run=$out/steps_$steps/$2
+  local run=$runs/$2
   printf '\n== %s, attn_softmax %s\n' "$1" "$2"
   if [[ -f "$run/evaluation.json" ]]; then
     echo "done already: $run"
     return
   fi
   "build/$1" train --config "$config" "${changes[@]}" --set "model.attn_softmax=$2" --out "$run" --resume auto
-  local shards=${validation:-$(.venv/bin/python -c \
-    'import json, sys; print(json.load(open(sys.argv[1]))["data"]["validation"])' "$run/config.json")}
-  if [[ -z "$shards" ]]; then echo "compare_build_flags.sh: no validation shards: give --validation GLOB" >&2; exit 2; fi
-  "build/$1" eval --checkpoint "$run" --data "$shards" --outliers --json "$run/evaluation.json"
+  "build/$1" eval --checkpoint "$run" --data "$validation" --outliers --json "$run/evaluation.json"
 }
 one outeffhop softmax1
 one outeffhop_vanilla vanilla
 
 echo
-.venv/bin/python scripts/print_comparison.py "$out/steps_$steps/softmax1" "$out/steps_$steps/vanilla"
+.venv/bin/python scripts/print_comparison.py "$runs/softmax1" "$runs/vanilla"
