@@ -18,6 +18,8 @@ done
 
 if [[ ! -f build/build.ninja ]]; then
   options=(-G Ninja -DCMAKE_BUILD_TYPE=Release "${options[@]}")
+  # As scripts/test.sh does in continuous integration, so that it need not compile this build anew.
+  if [[ -n "${CI:-}" && "$CI" != false ]]; then options=(-DOUTEFFHOP_WERROR=ON "${options[@]}"); fi
   if command -v ccache >/dev/null; then options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
 fi
 if ((${#options[@]})); then cmake -S . -B build "${options[@]}"; fi

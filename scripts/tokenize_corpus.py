@@ -298,7 +298,7 @@ def install(staging: Path, directory: Path, prefix: str, metadata: dict[str, Any
     (directory / "metadata.json").unlink(missing_ok=True)
     pattern = re.compile(re.escape(prefix) + r"_(train|val)_\d{6}\.(bin|idx)")
     for old in directory.iterdir():
-        if pattern.fullmatch(old.name):
+        if pattern.fullmatch(old.name) or (old.name in vocabulary.TOKENIZER_FILES and old.name not in names):
             old.unlink()
     for name in names:
         os.replace(staging / name, directory / name)
@@ -320,7 +320,7 @@ def run(options: argparse.Namespace) -> None:
     staging = Path(tempfile.mkdtemp(prefix=".tokenize-", dir=options.output))
     try:
         writers = write_shards(options, source, tokenizer, staging)
-        vocabulary.save_tokenizer(tokenizer, staging)
+        vocabulary.save_tokenizer(tokenizer, options.style, staging)
         metadata = metadata_of(options, tokenizer, writers)
         metadata.update(settings=settings, inputs=inputs, files=hashed(sorted(staging.iterdir())))
         install(staging, options.output, options.prefix, metadata)

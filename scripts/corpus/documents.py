@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Iterable, Iterator, Sequence
@@ -83,7 +84,7 @@ def iterate_documents(source: Source, progress: Progress | None = None) -> Itera
                 progress.read = before + path.stat().st_size
         except UnicodeDecodeError as error:
             raise CorpusError(f"{path} is not UTF-8 text: {error.reason} (convert it, e.g. with iconv)") from error
-        except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+        except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
             raise CorpusError(f"{path} cannot be decompressed: {error}") from error
         except OSError as error:
             raise CorpusError(f"cannot read {path}: {error.strerror or error}") from error

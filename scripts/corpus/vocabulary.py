@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable, Sequence
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from corpus import CorpusError
 
@@ -159,6 +159,18 @@ def frame(tokenizer: Tokenizer, style_name: str) -> tuple[list[int], list[int]]:
     return [tokenizer.token_to_id(t) for t in style.before], [tokenizer.token_to_id(t) for t in style.after]
 
 
+def _framing(tokenizer: Tokenizer, style_name: str) -> processors.TemplateProcessing:
+    """The style's frame as a post-processor; of a pair each text is framed, but [CLS] comes once (Devlin et al. 2019)."""
+    style = STYLES[style_name]
+    between = style.after or style.before
+    tokens = dict.fromkeys((*style.before, *style.after))
+    return processors.TemplateProcessing(
+        single=[*style.before, "$A", *style.after],
+        pair=[*style.before, "$A", *between, "$B:1", *(f"{token}:1" for token in style.after)],
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in tokens],
+    )
+
+
 def role_ids(tokenizer: Tokenizer, style_name: str) -> dict[str, int | None]:
     """mask_id, pad_id, ... of metadata.json; None for those the style does not have."""
     names = ("mask_id", "pad_id", "cls_id", "sep_id", "bos_id", "eos_id")
@@ -166,9 +178,16 @@ def role_ids(tokenizer: Tokenizer, style_name: str) -> dict[str, int | None]:
     return {name: tokenizer.token_to_id(roles[name]) if name in roles else None for name in names}
 
 
-def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> list[Path]:
-    """Writes tokenizer.json and, for WordPiece and BPE, the vocabulary files older programs read."""
-    tokenizer.save(str(directory / "tokenizer.json"))
+# Every name that save_tokenizer can write: those of one tokenizer must not stay beside another's.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt")
+
+
+def save_tokenizer(tokenizer: Tokenizer, style_name: str, directory: Path) -> list[Path]:
+    """Writes tokenizer.json, which frames a text as the style does (so that encode() gives what a model of these shards has
+    seen), and, for WordPiece and BPE, the vocabulary files older programs read."""
+    framing = Tokenizer.from_str(tokenizer.to_str())
+    framing.post_processor = _framing(tokenizer, style_name)
+    framing.save(str(directory / "tokenizer.json"))
     written = [directory / "tokenizer.json"]
     if isinstance(tokenizer.model, (models.WordPiece, models.BPE)):
         written += [Path(name) for name in tokenizer.model.save(str(directory))]

@@ -15,7 +15,7 @@ import unittest
 from pathlib import Path
 
 import numpy as np
-from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
+from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer, Tokenizer
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -89,6 +89,11 @@ class CorpusTest(unittest.TestCase):
         self.assertEqual([list(rest) for rest in splits.values()], [[], []])
         return ordered
 
+    def encoded_by_saved_tokenizer(self) -> list[list[int]]:
+        """DOCUMENTS as a user of tokenizer.json encodes them."""
+        tokenizer = Tokenizer.from_file(str(self.output / "tokenizer.json"))
+        return [tokenizer.encode(text).ids for text in DOCUMENTS]
+
     def assert_refused(self, *arguments: object, parts: list[str]) -> None:
         status, _, err = run(*arguments)
         self.assertEqual(status, 1, err)
@@ -106,6 +111,13 @@ class BertTest(CorpusTest):
                 reference = BertWordPieceTokenizer(str(self.vocabulary), lowercase=lowercase)
                 expected = [reference.encode(text).ids for text in DOCUMENTS]  # adds [CLS] and [SEP] itself
                 self.assertEqual(self.all_documents(), expected)
+                self.assertEqual(self.encoded_by_saved_tokenizer(), expected)
+
+    def test_a_pair_is_framed_as_bert_frames_it(self) -> None:
+        self.tokenize()
+        pair = Tokenizer.from_file(str(self.output / "tokenizer.json")).encode("the cat", "sat")
+        self.assertEqual(pair.tokens, ["[CLS]", "the", "cat", "[SEP]", "sat", "[SEP]"])
+        self.assertEqual(pair.type_ids, [0, 0, 0, 0, 1, 1])
 
     def test_a_document_by_hand(self) -> None:
         self.tokenize()
@@ -168,6 +180,7 @@ class BertTest(CorpusTest):
             self.assertEqual(again["special_ids"], metadata["special_ids"])
             self.assertEqual(again["vocab_size"], metadata["vocab_size"])
             self.assertEqual(self.all_documents(), first)
+            self.assertEqual(self.encoded_by_saved_tokenizer(), first)
 
 
 class BpeTest(CorpusTest):
@@ -179,6 +192,7 @@ class BpeTest(CorpusTest):
         encoded = self.all_documents()
         self.assertEqual(encoded, [[2] + reference.encode(text).ids for text in DOCUMENTS])
         self.assertEqual([reference.decode(ids[1:]) for ids in encoded], DOCUMENTS)
+        self.assertEqual(self.encoded_by_saved_tokenizer(), encoded)
 
     def test_gpt2_and_every_way_to_name_a_tokenizer(self) -> None:
         metadata = self.tokenize("--train-vocab", "bpe", "--vocab-size", 300, style="gpt2")
@@ -191,6 +205,18 @@ class BpeTest(CorpusTest):
             self.output = self.directory / "again"
             self.tokenize("--tokenizer", *given, style="gpt2")
             self.assertEqual(self.all_documents(), first)
+            self.assertEqual(self.encoded_by_saved_tokenizer(), first)
+
+    def test_no_file_of_an_earlier_tokenizer_stays(self) -> None:
+        def tokenizer_files() -> set[str]:
+            return {path.name for path in self.output.iterdir()} & set(vocabulary.TOKENIZER_FILES)
+
+        self.tokenize()
+        self.assertEqual(tokenizer_files(), {"tokenizer.json", "vocab.txt"})
+        self.tokenize("--train-vocab", "bpe", "--vocab-size", 300, style="gpt2")
+        self.assertEqual(tokenizer_files(), {"tokenizer.json", "vocab.json", "merges.txt"})
+        self.tokenize()
+        self.assertEqual(tokenizer_files(), {"tokenizer.json", "vocab.txt"})
 
 
 class ShardTest(CorpusTest):
@@ -306,6 +332,7 @@ class ErrorTest(CorpusTest):
             ("blank.txt", b"\n \n\n", ["no documents"]),
             ("latin.txt", b"caf\xe9 \n", ["latin.txt", "UTF-8"]),
             ("cut.txt.gz", gzip.compress(b"the cat " * 1000)[:-12], ["cut.txt.gz", "decompressed"]),
+            ("damaged.txt.gz", gzip.compress(b"the cat ")[:10] + b"\xff" * 40, ["damaged.txt.gz", "decompressed"]),
             ("cut.txt.xz", lzma.compress(b"the cat " * 1000)[:-12], ["cut.txt.xz", "decompressed"]),
             ("not.txt.gz", b"plain", ["not.txt.gz", "decompressed"]),
             ("bad.jsonl", b'{"text": "a"}\n{"text": \n', ["bad.jsonl, line 2", "JSON"]),
