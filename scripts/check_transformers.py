@@ -8,7 +8,7 @@ Makes a random batch with padding, runs probe on it, loads the checkpoint with B
 with attn_softmax "vanilla" are computed by transformers' own attention, "softmax1" and "softmax_n(N)" by the function that
 scripts/hf_attention.py registers. Exits with 1 if the logits differ by more than --tolerance (largest absolute difference).
 
-Needs PyTorch, transformers, safetensors: see scripts/make_fixtures.py for an environment that has them.
+Needs PyTorch, transformers 5.0 or newer, safetensors: see scripts/make_fixtures.py for an environment that has them.
 """
 
 import argparse
@@ -18,12 +18,15 @@ import subprocess
 import sys
 import tempfile
 
-import safetensors.torch
-import torch
-from transformers import BertForMaskedLM, OPTForCausalLM
-from transformers.utils import logging
+try:
+    import safetensors.torch
+    import torch
 
-import hf_attention
+    import hf_attention  # first: it says when transformers is too old
+    from transformers import BertForMaskedLM, OPTForCausalLM
+    from transformers.utils import logging
+except ImportError as error:
+    sys.exit(f"check_transformers.py: error: {error}")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -34,7 +37,8 @@ def random_batch(config, rows, length, seed):
     ids = torch.randint(0, config["vocab_size"], (rows, length), generator=generator)
     lengths = torch.tensor([max(2, length - 3 * row) for row in range(rows)])
     mask = (torch.arange(length)[None, :] < lengths[:, None]).long()
-    ids[mask == 0] = config["pad_token_id"]
+    padding = config.get("pad_token_id")  # null for vocabularies without one: then any token will do
+    ids[mask == 0] = 0 if padding is None else padding
     labels = ids.clone()
     if config["model_type"] == "bert":
         labels[torch.rand(ids.shape, generator=generator) > 0.35] = -100

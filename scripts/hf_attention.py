@@ -4,14 +4,22 @@
 
 `register()` adds an attention function named "outeffhop" to transformers; a model whose config has
 `_attn_implementation = "outeffhop"` and a field `attn_softmax` then computes it, in the dtype of its activations (the "eager"
-function of OPT would round the probabilities to fp32). Needs transformers >= 4.48 and PyTorch.
+function of OPT would round the probabilities to fp32). Needs PyTorch and transformers 5.0 or newer: BERT has taken attention
+functions by name since then.
 """
 
 import re
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
+import transformers
+
+LEAST_TRANSFORMERS = 5  # major version
+if int(transformers.__version__.split(".")[0]) < LEAST_TRANSFORMERS:
+    raise ImportError(f"transformers {transformers.__version__} is too old for hf_attention.py, which needs "
+                      f"{LEAST_TRANSFORMERS}.0 or newer: pip install --upgrade transformers")
+
+from transformers import AttentionInterface, AttentionMaskInterface  # noqa: E402
+from transformers.masking_utils import eager_mask  # noqa: E402
 
 NAME = "outeffhop"
 

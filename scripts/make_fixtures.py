@@ -6,7 +6,7 @@ The fixtures are committed; this script runs only to change them. It needs PyTor
 environment of its own, outside the repository:
 
     python3 -m venv ~/fixtures-env
-    ~/fixtures-env/bin/pip install torch transformers safetensors numpy     # any build of torch will do
+    ~/fixtures-env/bin/pip install torch 'transformers>=5.23' safetensors numpy     # any build of torch will do
     ~/fixtures-env/bin/python scripts/make_fixtures.py
 
 Each folder holds
