@@ -80,11 +80,12 @@ void OutlierVisitor::visit(const Site& site, const SiteValue& value) {
 }
 
 OutlierSummary OutlierVisitor::summary() const {
+  // The larger of two values, or the NaN among them: one that std::max would drop, depending on its place.
+  const auto larger = [](double a, double b) { return std::isnan(a) || a > b ? a : b; };
   const auto largest = [&](OutlierGroup group) {
     double result = 0.0;
     for (const OutlierModule& m : modules_) {
-      // Written so that a NaN is kept, not passed over.
-      if (m.group == group && !(m.inf_norm() <= result)) result = m.inf_norm();
+      if (m.group == group) result = larger(result, m.inf_norm());
     }
     return result;
   };
@@ -98,7 +99,7 @@ OutlierSummary OutlierVisitor::summary() const {
   for (const OutlierModule& m : modules_) {
     if (m.group == OutlierGroup::layernorm_input) continue;
     s.average_kurtosis += m.mean_kurtosis();
-    if (!(m.mean_kurtosis() <= s.max_kurtosis)) s.max_kurtosis = m.mean_kurtosis();
+    s.max_kurtosis = larger(s.max_kurtosis, m.mean_kurtosis());
     ++count;
   }
   s.average_kurtosis /= static_cast<double>(count);

@@ -114,10 +114,23 @@ TEST_CASE(
 }
 
 TEST_CASE("A value that is not finite is seen in the summary") {
-  Watched w("bert");
-  w.show("bert.encoder.layer.1.output.dense", Site::Kind::projection, {1, 2, NAN, 4, 5}, 1, 5);
-  CHECK_FALSE(std::isfinite(w.visitor->summary().max_inf_norm));
-  CHECK_FALSE(std::isfinite(w.visitor->summary().average_kurtosis));
+  // In either place: a finite module after it must not take the maximum back.
+  for (const int broken : {0, 1}) {
+    INFO("layer " << broken);
+    Watched w("bert");
+    for (int layer = 0; layer < 2; ++layer) {
+      const std::string output = "bert.encoder.layer." + std::to_string(layer) + ".output";
+      const float value = layer == broken ? NAN : 3.0f;
+      w.show(output + ".dense", Site::Kind::projection, {1, 2, value, 4, 10}, 1, 5);
+      w.show(output, Site::Kind::residual_sum, {1, 2, value, 4, 10}, 1, 5);
+      w.show(output + ".LayerNorm", Site::Kind::layernorm, {1, 2, value, 4, 10}, 1, 5);
+    }
+    const OutlierSummary s = w.visitor->summary();
+    for (const double value : {s.max_inf_norm, s.average_kurtosis, s.max_kurtosis, s.max_ffn_output, s.max_layernorm_input,
+                               s.max_layernorm_output}) {
+      CHECK_FALSE(std::isfinite(value));
+    }
+  }
 }
 
 }  // namespace
