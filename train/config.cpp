@@ -1,6 +1,7 @@
 #include "train/config.h"
 
 #include <limits>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -55,9 +56,10 @@ void apply(nlohmann::json& values, const Override& change) {
   *at = parsed.is_discarded() ? nlohmann::json(change.value) : parsed;
 }
 
-std::string model_type_of(const nlohmann::json& values, const std::string& origin) {
+/// Nothing where `values` does not say.
+std::optional<std::string> model_type_of(const nlohmann::json& values, const std::string& origin) {
   const auto model = values.find("model");
-  if (model == values.end() || !model->is_object() || !model->contains("model_type")) return "bert";
+  if (model == values.end() || !model->is_object() || !model->contains("model_type")) return std::nullopt;
   const nlohmann::json& type = (*model)["model_type"];
   if (type == "bert" || type == "opt") return type.get<std::string>();
   fail(ErrorKind::usage, "{}: \"model.model_type\" is {}, but must be one of \"bert\", \"opt\"", origin, type.dump());
@@ -147,14 +149,21 @@ Config load_config(const std::filesystem::path& path, const std::vector<Override
   return read_config(parse_json(read_file(path), path.string()), path.string(), overrides);
 }
 
-Config read_config(nlohmann::json values, const std::string& origin, const std::vector<Override>& overrides) {
+Config read_config(const nlohmann::json& values, const std::string& origin, const std::vector<Override>& overrides) {
   if (!values.is_object()) fail(ErrorKind::usage, "{}: expected a JSON object, got {}", origin, values.type_name());
-  for (const Override& change : overrides) apply(values, change);
+  // Changes stay apart from the file: a key may be spelt differently in the two, and the later word counts.
+  nlohmann::json changes = nlohmann::json::object();
+  for (const Override& change : overrides) apply(changes, change);
+  const std::optional<std::string> changed_type = model_type_of(changes, "--set");
+  const std::string type = changed_type ? *changed_type : model_type_of(values, origin).value_or("bert");
+
   Config config;
-  config.model = default_model_config(model_type_of(values, origin));
+  config.model = default_model_config(type);
   config.model.vocab_size = kAuto;
   config.model.pad_token_id = kAuto;
-  describe(config).read(values, origin);
+  const Schema schema = describe(config);
+  schema.read(values, origin);
+  schema.read(changes, "--set");
   return config;
 }
 

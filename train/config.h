@@ -90,7 +90,7 @@ Override parse_override(const std::string& text);
 Config load_config(const std::filesystem::path& path, const std::vector<Override>& overrides);
 
 /// The same from JSON in memory; `origin` begins the messages.
-Config read_config(nlohmann::json values, const std::string& origin, const std::vector<Override>& overrides = {});
+Config read_config(const nlohmann::json& values, const std::string& origin, const std::vector<Override>& overrides = {});
 
 /// Replaces every "auto" by its value, with the metadata of the training shards, and checks what only makes sense together.
 /// Throws Error(usage) naming the keys and what would do.

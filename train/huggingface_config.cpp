@@ -1,6 +1,7 @@
 #include "train/huggingface_config.h"
 
 #include <limits>
+#include <vector>
 
 #include "kernels/attention.h"
 #include "kernels/error.h"
@@ -94,9 +95,12 @@ ModelConfig read_huggingface_config(const nlohmann::json& values, const std::str
   nlohmann::json present = values;
   for (auto it = present.begin(); it != present.end();) it = it->is_null() ? present.erase(it) : std::next(it);
   // Names that mean something else, or nothing, to the other model's class.
-  if (config.model_type == "bert") {
-    for (const char* name : {"ffn_dim", "activation_function", "dropout", "attention_dropout", "init_std"})
-      present.erase(name);
+  using Names = std::vector<const char*>;
+  for (const char* name : config.model_type == "bert" ? Names{"ffn_dim", "activation_function", "dropout",
+                                                              "attention_dropout", "init_std"}
+                                                      : Names{"intermediate_size", "hidden_act", "hidden_dropout_prob",
+                                                              "attention_probs_dropout_prob", "initializer_range"}) {
+    present.erase(name);
   }
   schema.read(present, origin, Schema::Unknown::ignore);
   if (config.word_embed_proj_dim == config.hidden_size) config.word_embed_proj_dim = 0;

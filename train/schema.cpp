@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 #include <optional>
 
@@ -203,12 +204,13 @@ std::string Schema::nearest(const std::string& path) const {
   return best;
 }
 
-void Schema::read_key(const std::string& block, const std::string& name, const nlohmann::json& value,
-                      const std::string& origin, Unknown unknown) const {
+/// Reads one value and returns its key; null for one that is passed over.
+const Schema::Key* Schema::read_key(const std::string& block, const std::string& name, const nlohmann::json& value,
+                                    const std::string& origin, Unknown unknown) const {
   const Key* key = find(block, name);
   const std::string path = block.empty() ? name : block + "." + name;
   if (!key) {
-    if (unknown == Unknown::ignore) return;
+    if (unknown == Unknown::ignore) return nullptr;
     const std::string guess = nearest(path);
     if (guess.empty()) fail(ErrorKind::usage, "{}: \"{}\" is not a key of the configuration", origin, path);
     fail(ErrorKind::usage, "{}: \"{}\" is not a key of the configuration; did you mean \"{}\"?", origin, path, guess);
@@ -216,19 +218,35 @@ void Schema::read_key(const std::string& block, const std::string& name, const n
   if (!key->read(value)) {
     fail(ErrorKind::usage, "{}: \"{}\" is {}, but must be {}", origin, path, value.dump(), key->expectation);
   }
+  return key;
+}
+
+void Schema::read_block(const std::string& block, const nlohmann::json& values, const std::string& origin,
+                        Unknown unknown) const {
+  std::map<const Key*, std::string> read;
+  for (const auto& [name, value] : values.items()) {
+    if (block.empty() && std::find(blocks_.begin(), blocks_.end(), name) != blocks_.end()) continue;
+    const Key* key = read_key(block, name, value, origin, unknown);
+    if (!key) continue;
+    const auto [before, is_first] = read.emplace(key, name);
+    if (!is_first) {
+      fail(ErrorKind::usage, "{}: \"{}\" and \"{}\" of {} are two spellings of one key: keep one of them", origin,
+           before->second, name, block.empty() ? "the configuration" : fmt::format("\"{}\"", block));
+    }
+  }
 }
 
 void Schema::read(const nlohmann::json& values, const std::string& origin, Unknown unknown) const {
   if (!values.is_object()) fail(ErrorKind::usage, "{}: expected a JSON object, got {}", origin, values.type_name());
-  for (const auto& [name, value] : values.items()) {
-    if (std::find(blocks_.begin(), blocks_.end(), name) == blocks_.end()) {
-      read_key("", name, value, origin, unknown);
-      continue;
-    }
+  read_block("", values, origin, unknown);
+  for (const std::string& name : blocks_) {
+    const auto found = values.find(name);
+    if (found == values.end()) continue;
+    const nlohmann::json& value = *found;
     if (!value.is_object()) {
       fail(ErrorKind::usage, "{}: \"{}\" is {}, but must be an object with keys of its own", origin, name, value.dump());
     }
-    for (const auto& [inner, inner_value] : value.items()) read_key(name, inner, inner_value, origin, unknown);
+    read_block(name, value, origin, unknown);
   }
 }
 

@@ -56,7 +56,8 @@ class Schema {
   enum class Unknown : std::uint8_t { refuse, ignore };
 
   /// Reads a JSON object. Throws Error(usage), beginning with `origin` (a file name), for an unknown key (naming the nearest
-  /// known one), a wrong type or a value outside its limits. Keys that are absent keep their field's value.
+  /// known one), a wrong type, a value outside its limits, or one key in two spellings. Keys that are absent keep their
+  /// field's value.
   void read(const nlohmann::json& values, const std::string& origin, Unknown unknown = Unknown::refuse) const;
 
   /// Every key with its present value, blocks as objects, in the order of declaration.
@@ -70,8 +71,9 @@ class Schema {
  private:
   Key& add(const std::string& name, const std::string& expectation, const std::string& help);
   const Key* find(const std::string& block, const std::string& name) const;
-  void read_key(const std::string& block, const std::string& name, const nlohmann::json& value, const std::string& origin,
-                Unknown unknown) const;
+  void read_block(const std::string& block, const nlohmann::json& values, const std::string& origin, Unknown unknown) const;
+  const Key* read_key(const std::string& block, const std::string& name, const nlohmann::json& value,
+                      const std::string& origin, Unknown unknown) const;
 
   std::string block_;
   std::vector<std::string> blocks_;

@@ -38,7 +38,7 @@ std::string refusal(nlohmann::json values, const std::vector<Override>& override
 
 TEST_CASE("An unknown key is named together with the nearest known one") {
   CHECK_THAT(refusal(tiny(), {{"training.stpes", "3"}}),
-             Contains("run.json") && Contains("\"training.stpes\"") && Contains("did you mean \"training.steps\"?"));
+             Contains("--set: ") && Contains("\"training.stpes\"") && Contains("did you mean \"training.steps\"?"));
   CHECK_THAT(refusal(tiny(), {{"optimizer.weight_dacay", "3"}}), Contains("did you mean \"optimizer.weight_decay\"?"));
   CHECK_THAT(refusal(tiny(), {{"training.learning_rate", "3"}}), Contains("did you mean \"optimizer.learning_rate\"?"));
   CHECK_THAT(refusal(tiny(), {{"modle.hidden_size", "3"}}), Contains("\"modle\"") && Contains("did you mean \"model\"?"));
@@ -95,6 +95,26 @@ TEST_CASE("--set takes JSON and bare strings") {
   CHECK(config.data.special_token_ids == std::vector<std::int64_t>{5, 6});
   CHECK(parse_override("a.b=c=d").value == "c=d");
   CHECK(caught_error([] { parse_override("nothing"); }).kind() == ErrorKind::usage);
+}
+
+TEST_CASE("--set changes a key however it and the file spell it") {
+  nlohmann::json file = tiny("opt");
+  file["model"]["hidden_dropout_prob"] = 0.2;
+  file["model"]["ffn_dim"] = 64;
+  const Config config = read_config(file, "run.json", {{"model.dropout", "0"}, {"model.intermediate_size", "96"}});
+  CHECK(config.model.hidden_dropout_prob == 0.0);
+  CHECK(config.model.intermediate_size == 96);
+  CHECK(read_config(file, "run.json").model.hidden_dropout_prob == 0.2);
+  // What the file says of the model's type decides the defaults only where --set does not.
+  const Config other = read_config(tiny("bert"), "run.json", {{"model.model_type", "opt"}});
+  CHECK(other.model.model_type == "opt");
+  CHECK(other.model.hidden_act == "relu");
+  CHECK(read_config(tiny("opt"), "run.json", {{"model.attn_softmax", "vanilla"}}).model.hidden_act == "relu");
+
+  file["model"]["dropout"] = 0.1;
+  CHECK_THAT(refusal(file), Contains("run.json") && Contains("\"dropout\" and \"hidden_dropout_prob\" of \"model\""));
+  CHECK_THAT(refusal(tiny(), {{"model.dropout", "0"}, {"model.hidden_dropout_prob", "0.1"}}),
+             Contains("--set: ") && Contains("two spellings"));
 }
 
 TEST_CASE("What the data knows is taken from its metadata, and a resolved configuration reads back unchanged") {
@@ -188,6 +208,9 @@ TEST_CASE("A foreign config.json means vanilla attention, and another architectu
   CHECK(config.attn_softmax == "vanilla");
   CHECK(config.intermediate_size == 3072);
   CHECK(config.word_embed_proj_dim == 0);
+  nlohmann::json bilingual = opt;  // BERT's name of a field is no field of OPT's class
+  bilingual["intermediate_size"] = 1024;
+  CHECK(read_huggingface_config(bilingual, "config.json").intermediate_size == 3072);
   nlohmann::json silent = opt;
   silent.erase("word_embed_proj_dim");
   CHECK(read_huggingface_config(silent, "config.json").embedding_size() == 768);
