@@ -182,13 +182,16 @@ class GetCorpusTest(DirectoryTest):
             (stubs / name).write_text("#!/bin/sh\necho \"E: Unable to locate package\" >&2\nexit 100\n")
             (stubs / name).chmod(0o755)
         environment = {**os.environ, "PATH": f"{stubs}:{os.environ['PATH']}"}
-        command = [SCRIPTS / "get_corpus.sh", self.root / "corpus"]
-        result = subprocess.run(command, capture_output=True, text=True, env=environment)
-        self.assertEqual(result.returncode, 1, result.stderr)
-        last = result.stderr.strip().splitlines()[-1]
-        self.assertIn("error: only 0 bytes of text", last)
-        self.assertIn("your own .txt files", last)
-        self.assertEqual(sorted(path.name for path in (self.root / "corpus").iterdir()), ["licences", "packages"])
+        for options, part in (([], "7 of 7 sources are missing"), (["--allow-missing"], "only 0 bytes of text")):
+            with self.subTest(options):
+                command = [SCRIPTS / "get_corpus.sh", *options, self.root / "corpus"]
+                result = subprocess.run(command, capture_output=True, text=True, env=environment)
+                self.assertEqual(result.returncode, 1, result.stderr)
+                last = result.stderr.strip().splitlines()[-1]
+                self.assertIn(f"error: {part}", last)
+                self.assertIn("your own .txt files", last)
+                # No SOURCES, which a finished corpus has.
+                self.assertEqual(sorted(path.name for path in (self.root / "corpus").iterdir()), ["licences", "packages"])
 
 
 if __name__ == "__main__":

@@ -56,16 +56,6 @@ class Help(ScriptTest):
 
 
 class GetCorpus(ScriptTest):
-    @unittest.skipUnless(shutil.which("dpkg-deb"), "needs Debian's or Ubuntu's dpkg-deb")
-    def test_a_failing_network_gives_no_finished_corpus(self):
-        self.stand_in(self.bin / "apt-get", 'echo "E: no network" >&2; exit 100')
-        _, error = self.call("get_corpus.sh", "corpus", status=1)
-        self.assertIn("7 of 7 sources are missing", error)
-        self.assertIn("--allow-missing corpus", error)
-        self.assertEqual(list((self.elsewhere / "corpus").glob("SOURCES*")), [])
-        _, error = self.call("get_corpus.sh", "--allow-missing", "corpus", status=1)
-        self.assertIn("only 0 bytes of text", error)
-
     def test_options(self):
         for arguments in ([], ["a", "b"], ["--alow-missing", "a"]):
             with self.subTest(arguments):
