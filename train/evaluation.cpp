@@ -25,7 +25,9 @@ EvaluationResult evaluate(Device& device, Model& model, DeviceBatch& device_batc
                           const Objective& objective, const EvaluationSettings& settings, SiteVisitor* visitor) {
   const StreamSampler sampler(shards, settings.sequence_length, 0, false);
   auto windows = static_cast<std::int64_t>(sampler.window_count());
-  if (settings.batches > 0) windows = std::min(windows, settings.batches * settings.batch_size);
+  if (settings.batches > 0 && settings.batches <= windows / settings.batch_size) {
+    windows = settings.batches * settings.batch_size;  // which cannot overflow, as it is no more than `windows` was
+  }
 
   const Buffer loss_sum(device, sizeof(double));
   EvaluationResult result;
