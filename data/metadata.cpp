@@ -89,6 +89,7 @@ ShardMetadata read_shard_metadata(const std::string& path) {
   reader.integer("version", 1, kMetadataVersion, kMetadataVersion);
 
   ShardMetadata metadata;
+  metadata.present = true;
   metadata.vocab_size = reader.integer("vocab_size", 1, largest, 0);
   const std::int64_t id_limit = metadata.vocab_size > 0 ? metadata.vocab_size - 1 : largest;
   metadata.special_ids = reader.ids("special_ids", id_limit);

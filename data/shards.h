@@ -40,6 +40,7 @@ class Shard {
 
 /// What scripts/tokenize_corpus.py writes beside its shards as metadata.json; llm.c's shards have none.
 struct ShardMetadata {
+  bool present = false;                   ///< false: there was no file, and nothing below is known
   std::int64_t vocab_size = 0;            ///< 0: unknown
   std::vector<std::int32_t> special_ids;  ///< never masked
   /// Perplexity on the validation split of the training split's unigram distribution (add-one smoothed), over all tokens and

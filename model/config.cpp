@@ -80,8 +80,8 @@ void validate(const ModelConfig& config) {
   if (!(config.layer_norm_eps > 0.0) || !std::isfinite(config.layer_norm_eps)) {
     fail(ErrorKind::usage, "model.layer_norm_eps is {}; expected a small positive number", config.layer_norm_eps);
   }
-  if (config.pad_token_id < 0 || config.pad_token_id >= config.vocab_size) {
-    fail(ErrorKind::usage, "model.pad_token_id is {}; expected a token id in [0, vocab_size = {})", config.pad_token_id,
+  if (config.pad_token_id < -1 || config.pad_token_id >= config.vocab_size) {
+    fail(ErrorKind::usage, "model.pad_token_id is {}; expected a token id in [0, vocab_size = {}), or -1 for none", config.pad_token_id,
          config.vocab_size);
   }
   if (bert) {

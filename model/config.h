@@ -23,13 +23,12 @@ struct ModelConfig {
   double initializer_range = 0.02;            ///< OPT: init_std
   double layer_norm_eps = 1e-12;              ///< OPT: 1e-5, not in its config.json
   std::int64_t word_embed_proj_dim = 0;       ///< OPT only; 0 means hidden_size. Otherwise project_in/out, without bias
-  std::int64_t pad_token_id = 0;              ///< its embedding row starts at 0 and gets no gradient from the look-up
+  std::int64_t pad_token_id = 0;              ///< its embedding row starts at 0 and gets no gradient from the look-up; -1: none
 
   std::string attn_softmax = "softmax1";      ///< "vanilla", "softmax1", "softmax_n(N)"
   std::string attention_init = "huggingface"; ///< or "linear": U(+-1/sqrt(fan_in)) for weight and bias of q, k, v (OPT: and
                                               ///< out_proj), what the reference's replaced attention modules have
 
-  std::int64_t head_size() const { return hidden_size / num_attention_heads; }
   std::int64_t embedding_size() const { return word_embed_proj_dim ? word_embed_proj_dim : hidden_size; }
 };
 

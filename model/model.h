@@ -63,7 +63,6 @@ class SiteVisitor {
 /// Bytes of each arena, for --dry-run and logs.
 struct MemoryPlan {
   std::size_t master_weights = 0, storage_weights = 0, gradients = 0, activations = 0, workspace = 0;
-  std::size_t total() const { return master_weights + storage_weights + gradients + activations + workspace; }
 };
 
 struct ModelOptions {

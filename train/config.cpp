@@ -183,13 +183,19 @@ void resolve(Config& config, const ShardMetadata& metadata) {
     fail(ErrorKind::usage, "model.vocab_size is {}, but the shards of data.train ({}) use a vocabulary of {}",
          model.vocab_size, config.data.train, metadata.vocab_size);
   }
+  // llm.c's shards say nothing and hold no padding: OPT's usual 1 would be a word like any other, which must learn.
   if (model.pad_token_id == kAuto) {
-    model.pad_token_id = metadata.pad_id >= 0 ? metadata.pad_id : defaults.pad_token_id;
+    model.pad_token_id = metadata.present || model.model_type == "opt" ? metadata.pad_id : defaults.pad_token_id;
   }
   if (model.model_type != "opt" && model.word_embed_proj_dim != 0) {
     fail(ErrorKind::usage, "model.word_embed_proj_dim is {}, but only OPT has such a projection", model.word_embed_proj_dim);
   }
   if (model.word_embed_proj_dim == model.hidden_size) model.word_embed_proj_dim = 0;
+  if (model.model_type == "opt" && model.layer_norm_eps != kOptLayerNormEpsilon) {
+    fail(ErrorKind::usage,
+         "model.layer_norm_eps is {}, but OPT must have {}: its config.json cannot say anything else to transformers",
+         model.layer_norm_eps, kOptLayerNormEpsilon);
+  }
   validate(model);
   softmax_constant(model.attn_softmax);
 
@@ -203,7 +209,7 @@ void resolve(Config& config, const ShardMetadata& metadata) {
     fail(ErrorKind::usage, "data.sequence_length is {}, but model.max_position_embeddings is {}",
          config.data.sequence_length, model.max_position_embeddings);
   }
-  if (config.data.mask_token_id == kAuto) config.data.mask_token_id = metadata.mask_id;
+  if (config.data.mask_token_id == kAuto && metadata.mask_id >= 0) config.data.mask_token_id = metadata.mask_id;
   if (config.data.objective == "masked_lm" && config.data.mask_token_id < 0) {
     fail(ErrorKind::usage,
          "data.mask_token_id is not set, and there is no metadata.json beside the shards of data.train ({}) to "
@@ -215,8 +221,19 @@ void resolve(Config& config, const ShardMetadata& metadata) {
          model.vocab_size);
   }
   if (!config.data.special_tokens_known) {
+    if (config.data.objective == "masked_lm" && metadata.special_ids.empty()) {
+      fail(ErrorKind::usage,
+           "data.special_token_ids is not set, and there is no metadata.json beside the shards of data.train ({}) that "
+           "lists them: give the ids that must never be masked ([CLS], [SEP], padding), or [] where there are none",
+           config.data.train);
+    }
     config.data.special_token_ids.assign(metadata.special_ids.begin(), metadata.special_ids.end());
     config.data.special_tokens_known = true;
+  }
+  for (const std::int64_t id : config.data.special_token_ids) {
+    if (id >= model.vocab_size) {
+      fail(ErrorKind::usage, "data.special_token_ids names {}, beyond model.vocab_size {}", id, model.vocab_size);
+    }
   }
 
   TrainingConfig& training = config.training;
@@ -226,6 +243,11 @@ void resolve(Config& config, const ShardMetadata& metadata) {
          training.micro_batch_size, training.global_batch_size);
   }
   if (config.evaluation.batch_size == kAuto) config.evaluation.batch_size = training.micro_batch_size;
+  check_batch_tokens("training.micro_batch_size", training.micro_batch_size, config.data.sequence_length);
+  check_batch_tokens("evaluation.batch_size", config.evaluation.batch_size, config.data.sequence_length);
+  if (training.threads > std::numeric_limits<int>::max()) {
+    fail(ErrorKind::usage, "training.threads is {}, more than any machine has; 0 takes all there are", training.threads);
+  }
   if (config.schedule.warmup_steps > training.steps) {
     fail(ErrorKind::usage, "schedule.warmup_steps is {}, more than training.steps {}", config.schedule.warmup_steps,
          training.steps);
@@ -238,6 +260,14 @@ void resolve(Config& config, const ShardMetadata& metadata) {
   } else if (config.schedule.decay_steps != 0) {
     fail(ErrorKind::usage, "schedule.decay_steps is {}, but only schedule.type \"wsd\" uses it",
          config.schedule.decay_steps);
+  }
+}
+
+void check_batch_tokens(const char* key, std::int64_t batch_size, std::int64_t sequence_length) {
+  constexpr std::int64_t kLargest = std::numeric_limits<std::int32_t>::max();  // rows of a batch are numbered in 32 bits
+  if (batch_size > kLargest / sequence_length) {
+    fail(ErrorKind::usage, "{} is {}, but at {} tokens a sequence at most {} fit a batch", key, batch_size, sequence_length,
+         kLargest / sequence_length);
   }
 }
 

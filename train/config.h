@@ -96,6 +96,9 @@ Config read_config(const nlohmann::json& values, const std::string& origin, cons
 /// Throws Error(usage) naming the keys and what would do.
 void resolve(Config& config, const ShardMetadata& metadata);
 
+/// Throws Error(usage), naming `key`, for a batch of 2^31 tokens or more.
+void check_batch_tokens(const char* key, std::int64_t batch_size, std::int64_t sequence_length);
+
 /// The resolved configuration as JSON; read_config() reads it back unchanged.
 nlohmann::ordered_json write_config(const Config& config);
 

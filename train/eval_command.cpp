@@ -65,6 +65,8 @@ nlohmann::ordered_json run_eval(const EvalOptions& requested) {
   const ShardSet shards(options.data);
   const DataConfig data = data_config(directory, shards.metadata(), options);
 
+  check_batch_tokens("--batch-size", options.batch_size, options.sequence_length);
+
   const auto device = make_device({options.device, options.threads});
   ModelOptions model_options;
   model_options.dtype = dtype_of(options.dtype);

@@ -18,6 +18,10 @@ void expect_field(const nlohmann::json& values, const std::string& origin, const
        expected.dump());
 }
 
+nlohmann::ordered_json id_or_null(std::int64_t id) {
+  return id >= 0 ? nlohmann::ordered_json(id) : nlohmann::ordered_json(nullptr);
+}
+
 }  // namespace
 
 ModelConfig default_model_config(const std::string& model_type) {
@@ -32,7 +36,7 @@ ModelConfig default_model_config(const std::string& model_type) {
   config.hidden_act = "relu";
   config.attention_probs_dropout_prob = 0.0;
   config.max_position_embeddings = 2048;
-  config.layer_norm_eps = 1e-5;
+  config.layer_norm_eps = kOptLayerNormEpsilon;
   config.pad_token_id = 1;
   return config;
 }
@@ -61,7 +65,8 @@ void describe_model(Schema& schema, ModelConfig& config) {
   schema.number("layer_norm_eps", &config.layer_norm_eps, 0.0, 1.0, "epsilon of every layer norm");
   schema.integer("word_embed_proj_dim", &config.word_embed_proj_dim, 0,
                  "OPT: channels of the token embedding when they differ from hidden_size; 0: the same");
-  schema.integer_or_auto("pad_token_id", &config.pad_token_id, 0, "padding token; auto: as the data's metadata says");
+  schema.id_auto_or_none("pad_token_id", &config.pad_token_id,
+                         "padding token, whose embedding does not learn from the input; auto: as the data's metadata says");
   schema.text("attn_softmax", &config.attn_softmax, "vanilla, softmax1 (OutEffHop) or softmax_n(N)");
   schema.choice("attention_init", &config.attention_init, {"huggingface", "linear"},
                 "linear: attention projections start uniform in +-1/sqrt(fan in), as in the OutEffHop reference code");
@@ -88,6 +93,7 @@ ModelConfig read_huggingface_config(const nlohmann::json& values, const std::str
     expect_field(values, origin, "_remove_final_layer_norm", false, "this OPT ends with a layer norm");
     expect_field(values, origin, "enable_bias", true, "this OPT has biases");
     expect_field(values, origin, "layer_norm_elementwise_affine", true, "its layer norms have weights");
+    expect_field(values, origin, "layer_norm_eps", kOptLayerNormEpsilon, "transformers' OPT has no such setting");
   }
 
   Schema schema;
@@ -104,6 +110,9 @@ ModelConfig read_huggingface_config(const nlohmann::json& values, const std::str
   }
   schema.read(present, origin, Schema::Unknown::ignore);
   if (config.word_embed_proj_dim == config.hidden_size) config.word_embed_proj_dim = 0;
+  // A null that counts: transformers' embedding then has no padding row. Absent, the class's own default holds.
+  const auto padding = values.find("pad_token_id");
+  if (padding != values.end() && padding->is_null()) config.pad_token_id = kNoId;
   return config;
 }
 
@@ -123,7 +132,7 @@ nlohmann::ordered_json write_huggingface_config(const ModelConfig& config, const
            {"max_position_embeddings", config.max_position_embeddings},
            {"num_attention_heads", config.num_attention_heads},
            {"num_hidden_layers", config.num_hidden_layers},
-           {"pad_token_id", config.pad_token_id},
+           {"pad_token_id", id_or_null(config.pad_token_id)},
            {"position_embedding_type", "absolute"},
            {"type_vocab_size", config.type_vocab_size},
            {"vocab_size", config.vocab_size}};
@@ -133,21 +142,20 @@ nlohmann::ordered_json write_huggingface_config(const ModelConfig& config, const
            {"_remove_final_layer_norm", false},
            {"activation_function", config.hidden_act},
            {"attention_dropout", config.attention_probs_dropout_prob},
-           {"bos_token_id", ids.bos},
+           {"bos_token_id", id_or_null(ids.bos)},
            {"do_layer_norm_before", true},
            {"dropout", config.hidden_dropout_prob},
            {"enable_bias", true},
-           {"eos_token_id", ids.eos},
+           {"eos_token_id", id_or_null(ids.eos)},
            {"ffn_dim", config.intermediate_size},
            {"hidden_size", config.hidden_size},
            {"init_std", config.initializer_range},
            {"layer_norm_elementwise_affine", true},
-           {"layer_norm_eps", config.layer_norm_eps},  // OPTConfig has no such field; its classes use 1e-5
            {"layerdrop", 0.0},
            {"max_position_embeddings", config.max_position_embeddings},
            {"num_attention_heads", config.num_attention_heads},
            {"num_hidden_layers", config.num_hidden_layers},
-           {"pad_token_id", config.pad_token_id},
+           {"pad_token_id", id_or_null(config.pad_token_id)},
            {"vocab_size", config.vocab_size},
            {"word_embed_proj_dim", config.embedding_size()}};
   }

@@ -101,6 +101,19 @@ Schema::Key& Schema::integer_or_auto(const std::string& name, std::int64_t* fiel
   return key;
 }
 
+Schema::Key& Schema::id_auto_or_none(const std::string& name, std::int64_t* field, const std::string& help) {
+  Key& key = integer_or_auto(name, field, 0, help);
+  key.expectation = "an integer, at least 0, \"auto\" or \"none\"";
+  key.read = [field, other = key.read](const nlohmann::json& value) {
+    if (value != "none") return other(value);
+    *field = kNoId;
+    return true;
+  };
+  key.write = [field, other = key.write] { return *field == kNoId ? nlohmann::ordered_json("none") : other(); };
+  key.standard = key.write();
+  return key;
+}
+
 Schema::Key& Schema::number(const std::string& name, double* field, double minimum, double maximum,
                             const std::string& help) {
   Key& key = add(name,

@@ -18,8 +18,11 @@ enum class OnResume : std::uint8_t {
   free,   ///< allowed
 };
 
-/// Where a key of a default "auto" stands before its value is known (see Schema::integer).
-constexpr std::int64_t kAuto = -1;
+/// Where a key of a default "auto" stands before its value is known (see Schema::integer_or_auto). No id, size or kNoId.
+constexpr std::int64_t kAuto = std::numeric_limits<std::int64_t>::min();
+
+/// "none" for a token id, as the ops understand it.
+constexpr std::int64_t kNoId = -1;
 
 class Schema {
  public:
@@ -45,6 +48,8 @@ class Schema {
   Key& integer(const std::string& name, std::int64_t* field, std::int64_t minimum, const std::string& help);
   /// As integer(), and the word "auto" stands for kAuto.
   Key& integer_or_auto(const std::string& name, std::int64_t* field, std::int64_t minimum, const std::string& help);
+  /// A token id: an integer from 0, or the word "auto" for kAuto, or "none" for kNoId.
+  Key& id_auto_or_none(const std::string& name, std::int64_t* field, const std::string& help);
   /// A number in [minimum, maximum].
   Key& number(const std::string& name, double* field, double minimum, double maximum, const std::string& help);
   Key& boolean(const std::string& name, bool* field, const std::string& help);

@@ -150,11 +150,13 @@ TEST_CASE("metadata.json beside the first shard is read") {
   write_shard(directory.path() / "s.bin", {1});
   const std::filesystem::path path = directory.path() / "metadata.json";
   const std::string pattern = directory.path().string() + "/*.bin";
+  CHECK_FALSE(ShardSet(pattern).metadata().present);
 
   write_bytes(path, R"({"version": 1, "vocab_size": 30522, "special_ids": [0, 100, 101, 102, 103], "mask_id": 103,
     "pad_id": 0, "cls_id": 101, "sep_id": 102, "bos_id": null, "eos_id": -1, "tokenizer": {"kind": "wordpiece"},
     "unigram_perplexity": {"all": 831.25, "non_special": 900}})");
   const ShardMetadata metadata = ShardSet(pattern).metadata();
+  CHECK(metadata.present);
   CHECK(metadata.vocab_size == 30522);
   CHECK(metadata.special_ids == std::vector<std::int32_t>{0, 100, 101, 102, 103});
   CHECK(metadata.mask_id == 103);

@@ -76,7 +76,7 @@ TEST_CASE("a config that no model can be built from is refused by field and valu
       {"initializer_range", "-0.02", [](ModelConfig& c) { c.initializer_range = -0.02; }},
       {"layer_norm_eps", "0", [](ModelConfig& c) { c.layer_norm_eps = 0.0; }},
       {"pad_token_id", "19", [](ModelConfig& c) { c.pad_token_id = 19; }},
-      {"pad_token_id", "-1", [](ModelConfig& c) { c.pad_token_id = -1; }},
+      {"pad_token_id", "-2", [](ModelConfig& c) { c.pad_token_id = -2; }},
       {"word_embed_proj_dim", "8", [](ModelConfig& c) { c.word_embed_proj_dim = 8; }},
       {"attn_softmax", "softmax2", [](ModelConfig& c) { c.attn_softmax = "softmax2"; }},
       {"attention_init", "xavier", [](ModelConfig& c) { c.attention_init = "xavier"; }},

@@ -15,6 +15,7 @@ using test::caught_error;
 
 ShardMetadata metadata() {
   ShardMetadata m;
+  m.present = true;
   m.vocab_size = 64;
   m.special_ids = {0, 1, 2, 3};
   m.mask_id = 3;
@@ -71,6 +72,7 @@ TEST_CASE("Values that make no sense together are refused by name") {
   CHECK_THAT(refusal(tiny(), {{"model.attn_softmax", "softmax2"}}), Contains("attn_softmax") && Contains("softmax_n(N)"));
   CHECK_THAT(refusal(tiny(), {{"schedule.decay_steps", "5"}}), Contains("only schedule.type \"wsd\""));
   CHECK_THAT(refusal(tiny(), {{"model.word_embed_proj_dim", "16"}}), Contains("only OPT"));
+  CHECK_THAT(refusal(tiny("opt"), {{"model.layer_norm_eps", "1e-6"}}), Contains("model.layer_norm_eps is 1e-06"));
 }
 
 TEST_CASE("A JSON file may hold comments, and no key twice") {
@@ -142,6 +144,47 @@ TEST_CASE("Without metadata the missing keys are asked for") {
   CHECK_THAT(caught_error([&] { resolve(config, ShardMetadata{}); }).what(), Contains("model.vocab_size is not set"));
   config = read_config(tiny(), "run.json", {{"model.vocab_size", "64"}});
   CHECK_THAT(caught_error([&] { resolve(config, ShardMetadata{}); }).what(), Contains("data.mask_token_id is not set"));
+  config = read_config(tiny(), "run.json", {{"model.vocab_size", "64"}, {"data.mask_token_id", "3"}});
+  CHECK_THAT(caught_error([&] { resolve(config, ShardMetadata{}); }).what(), Contains("data.special_token_ids is not set"));
+  config = read_config(tiny(), "run.json",
+                       {{"model.vocab_size", "64"}, {"data.mask_token_id", "3"}, {"data.special_token_ids", "[]"}});
+  resolve(config, ShardMetadata{});
+  CHECK(config.data.special_token_ids.empty());
+  CHECK(config.model.pad_token_id == 0);
+}
+
+TEST_CASE("Where the data knows no padding token there is none, in every file") {
+  ShardMetadata unpadded = metadata();
+  unpadded.pad_id = -1;
+  for (const std::string type : {"bert", "opt"}) {
+    Config config = read_config(tiny(type), "run.json");
+    resolve(config, unpadded);
+    CHECK(config.model.pad_token_id == kNoId);
+    CHECK(write_config(config)["model"]["pad_token_id"] == "none");
+    CHECK(read_config(write_config(config), "again").model.pad_token_id == kNoId);
+    const nlohmann::ordered_json written = write_huggingface_config(config.model, {});
+    CHECK(written["pad_token_id"].is_null());
+    CHECK(read_huggingface_config(written, "config.json").pad_token_id == kNoId);
+  }
+  // llm.c's shards: no metadata, and every token a real one.
+  Config llmc = read_config(tiny("opt"), "run.json", {{"model.vocab_size", "64"}});
+  resolve(llmc, ShardMetadata{});
+  CHECK(llmc.model.pad_token_id == kNoId);
+  CHECK(read_config(tiny("opt"), "run.json", {{"model.pad_token_id", "none"}}).model.pad_token_id == kNoId);
+  CHECK_THAT(refusal(tiny("opt"), {{"model.pad_token_id", "-1"}}), Contains("at least 0, \"auto\" or \"none\""));
+  // A config.json that does not name one means its class's default.
+  CHECK(read_huggingface_config({{"model_type", "opt"}}, "config.json").pad_token_id == 1);
+  CHECK(write_huggingface_config(llmc.model, {})["eos_token_id"].is_null());
+  CHECK(write_huggingface_config(llmc.model, {5, 0})["eos_token_id"] == 0);
+}
+
+TEST_CASE("Numbers that fit no batch, no vocabulary and no machine are refused by name") {
+  CHECK_THAT(refusal(tiny(), {{"data.special_token_ids", "[3, 64]"}}), Contains("data.special_token_ids names 64"));
+  CHECK_THAT(refusal(tiny(), {{"data.special_token_ids", "[4294967299]"}}), Contains("names 4294967299"));
+  CHECK_THAT(refusal(tiny(), {{"training.global_batch_size", "16777216"}}),
+             Contains("training.micro_batch_size is 16777216") && Contains("at most 16777215"));
+  CHECK_THAT(refusal(tiny(), {{"evaluation.batch_size", "9000000000000000"}}), Contains("evaluation.batch_size is 9000"));
+  CHECK_THAT(refusal(tiny(), {{"training.threads", "4294967297"}}), Contains("training.threads is 4294967297"));
 }
 
 TEST_CASE("A resumed run may change its length, not its nature") {
@@ -222,6 +265,7 @@ TEST_CASE("A foreign config.json means vanilla attention, and another architectu
   };
   refused(opt, "do_layer_norm_before", false);
   refused(opt, "enable_bias", false);
+  refused(opt, "layer_norm_eps", 1e-6);
   refused(opt, "tie_word_embeddings", false);
   refused({{"model_type", "bert"}}, "position_embedding_type", "relative_key");
   refused({{"model_type", "bert"}}, "model_type", "roberta");
