@@ -45,8 +45,10 @@ class CpuDevice final : public Device {
     return data;
   }
   void release(void* data) noexcept override { std::free(data); }
-  void copy_in(void* to, const void* from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
-  void copy_out(void* to, const void* from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
+  void copy_in(void* to, const void* from, std::size_t bytes) override {
+    if (bytes) std::memcpy(to, from, bytes);  // of nothing, either pointer may be null
+  }
+  void copy_out(void* to, const void* from, std::size_t bytes) override { copy_in(to, from, bytes); }
   void zero(void* data, std::size_t bytes) override {
     parallel_ranges(threads_, static_cast<std::int64_t>(bytes), 1 << 16,
                     [&](std::int64_t begin, std::int64_t end, int) {
