@@ -113,8 +113,13 @@ class ProductEngine::OneDnn {
       }
       const auto a = matrix(key.M, key.K, key.a, key.a_transposed), b = matrix(key.K, key.N, key.b, key.b_transposed),
                  c = matrix(key.M, key.N, key.c, false), bias = matrix(1, key.N, key.bias, false);
+#if DNNL_VERSION_MAJOR >= 3
+      const auto chosen = key.has_bias ? dnnl::matmul::primitive_desc(engine_, a, b, bias, c, attributes)
+                                       : dnnl::matmul::primitive_desc(engine_, a, b, c, attributes);
+#else
       const auto description = key.has_bias ? dnnl::matmul::desc(a, b, bias, c) : dnnl::matmul::desc(a, b, c);
       const dnnl::matmul::primitive_desc chosen(description, attributes, engine_);
+#endif
       prepared.primitive = dnnl::matmul(chosen);
       const auto scratchpad = chosen.scratchpad_desc();
       prepared.scratch_bytes = scratchpad.get_size();

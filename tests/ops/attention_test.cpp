@@ -185,10 +185,11 @@ TEST_CASE("attention of ragged lengths, head sizes and constants") {
   // Every length with every head size, the constants in turn.
   const float constants[] = {0.0f, 1.0f, 0.5f, 4.0f};
   int turn = 0;
-  for (const std::int64_t T : {1, 7, 127})
+  for (const std::int64_t T : {1, 7, 127, 200})
     for (const std::int64_t D : {8, 32, 64, 80}) {
       Setting s;
-      s.B = T == 127 ? 1 : 3;
+      s.B = T > 100 ? 1 : 3;
+      s.H = T > 127 ? 1 : s.H;
       s.Tq = s.Tk = T;
       s.D = D;
       s.n = constants[turn++ % 4];
@@ -241,6 +242,7 @@ TEST_CASE("attention of logits of two hundred neither overflows nor loses its gr
   for (const float n : {0.0f, 1e-30f, 1.0f, 1e30f}) {
     check_both(with({}, [&](Setting& s) { s.Tq = s.Tk = 40, s.n = n, s.logit = 70; }));
     check_both(with({}, [&](Setting& s) { s.B = 1, s.Tq = s.Tk = 140, s.n = n, s.logit = 70, s.causal = true; }));
+    check_both(with({}, [&](Setting& s) { s.B = 3, s.Tq = s.Tk = 200, s.n = n, s.logit = 70, s.key_lengths = {200, 0, 1}; }));
   }
 }
 
