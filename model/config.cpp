@@ -81,8 +81,8 @@ void validate(const ModelConfig& config) {
     fail(ErrorKind::usage, "model.layer_norm_eps is {}; expected a small positive number", config.layer_norm_eps);
   }
   if (config.pad_token_id < -1 || config.pad_token_id >= config.vocab_size) {
-    fail(ErrorKind::usage, "model.pad_token_id is {}; expected a token id in [0, vocab_size = {}), or -1 for none", config.pad_token_id,
-         config.vocab_size);
+    fail(ErrorKind::usage, "model.pad_token_id is {}; expected a token id in [0, vocab_size = {}), or -1 for none",
+         config.pad_token_id, config.vocab_size);
   }
   if (bert) {
     check_positive("type_vocab_size", config.type_vocab_size);

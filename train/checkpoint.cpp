@@ -67,10 +67,12 @@ fs::path write_checkpoint(const CheckpointContext& context, const ParameterTable
   const fs::path parent = context.run / "checkpoints";
   const fs::path final_path = parent / fmt::format("{}{:08}", kPrefix, snapshot.state.step);
   const fs::path path = final_path.string() + kUnfinished;
+  const bool is_first = !fs::exists(status_of(parent));
   std::error_code error;
   fs::remove_all(path, error);
   fs::create_directories(path, error);
   if (error) fail(ErrorKind::io, "cannot create {}: {}", path.string(), error.message());
+  if (is_first) sync_directory(context.run);
 
   write_durable(path / "config.json", write_huggingface_config(context.model, context.text_ids).dump(2) + "\n");
   write_safetensors(path / "model.safetensors", named_tensors(table, snapshot.weights, ""));
@@ -87,23 +89,27 @@ fs::path write_checkpoint(const CheckpointContext& context, const ParameterTable
                                           {"bad_steps_in_a_row", state.bad_steps_in_a_row},
                                           {"seconds", state.seconds},
                                           {"data_fingerprint", context.data_fingerprint},
+                                          {"device", context.device},
                                           {"config", context.config}};
   write_durable(path / "trainer.json", trainer.dump(2) + "\n");
 
   std::vector<std::string> names = {"config.json", "model.safetensors", "optimizer.safetensors", "trainer.json"};
-  for (const fs::path& file : context.extra_files) {
-    names.push_back(file.filename().string());
-    write_durable(path / names.back(), read_file(file));
+  for (const ExtraFile& file : context.extra_files) {
+    names.push_back(file.name);
+    write_durable(path / file.name, file.contents);
   }
   nlohmann::ordered_json files = nlohmann::ordered_json::object();
   for (const std::string& name : names) {
-    files[name] = {{"size", fs::file_size(path / name)}, {"xxh64", hash_file(path / name)}};
+    const std::uintmax_t size = fs::file_size(path / name, error);
+    if (error) fail(ErrorKind::io, "cannot look at {}: {}", (path / name).string(), error.message());
+    files[name] = {{"size", size}, {"xxh64", hash_file(path / name)}};
   }
   const nlohmann::ordered_json manifest = {{"format_version", kFormatVersion}, {"files", files}};
   write_durable(path / "manifest.json", manifest.dump(2) + "\n");
   sync_directory(path);
 
-  if (fs::exists(final_path)) remove_directory(final_path);  // a run that goes on from an earlier step meets its own past
+  if (fs::exists(status_of(final_path)))
+    remove_directory(final_path);  // a run that goes on from an earlier step meets its own past
   fs::rename(path, final_path, error);
   if (error) fail(ErrorKind::io, "cannot rename {} to {}: {}", path.string(), final_path.string(), error.message());
   sync_directory(parent);
@@ -112,7 +118,7 @@ fs::path write_checkpoint(const CheckpointContext& context, const ParameterTable
 
 void verify_checkpoint(const fs::path& checkpoint) {
   const fs::path manifest_file = checkpoint / "manifest.json";
-  if (!fs::exists(manifest_file)) fail(ErrorKind::checkpoint, "{} has no manifest.json", checkpoint.string());
+  if (!fs::exists(status_of(manifest_file))) fail(ErrorKind::checkpoint, "{} has no manifest.json", checkpoint.string());
   const nlohmann::json manifest = read_checkpoint_json(manifest_file);
   if (!manifest.is_object() || !manifest.contains("files") || !manifest["files"].is_object() ||
       !manifest["files"].contains("model.safetensors")) {
@@ -138,9 +144,8 @@ void verify_checkpoint(const fs::path& checkpoint) {
 
 std::vector<fs::path> list_checkpoints(const fs::path& run) {
   std::vector<fs::path> found;
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(run / "checkpoints", error)) {
-    if (entry.is_directory() && step_of(entry.path()) >= 0) found.push_back(entry.path());
+  for (const fs::path& entry : entries_of(run / "checkpoints")) {
+    if (step_of(entry) >= 0 && fs::is_directory(status_of(entry))) found.push_back(entry);
   }
   std::sort(found.begin(), found.end(), [](const fs::path& a, const fs::path& b) { return step_of(a) > step_of(b); });
   return found;
@@ -160,7 +165,7 @@ std::optional<fs::path> newest_checkpoint(const fs::path& run, std::vector<std::
 
 Resumable read_checkpoint_state(const fs::path& checkpoint) {
   const fs::path file = checkpoint / "trainer.json";
-  if (!fs::exists(file)) {
+  if (!fs::exists(status_of(file))) {
     fail(ErrorKind::checkpoint, "{} has no trainer.json: a model directory of another program cannot be continued",
          checkpoint.string());
   }
@@ -179,6 +184,7 @@ Resumable read_checkpoint_state(const fs::path& checkpoint) {
     trainer.at("seconds").get_to(state.seconds);
     trainer.at("data_fingerprint").get_to(result.data_fingerprint);
     result.config = trainer.at("config");
+    result.device = trainer.value("device", std::string());
   } catch (const nlohmann::json::exception& e) {
     fail(ErrorKind::checkpoint, "{} is not what this program writes: {}", file.string(), e.what());
   }
@@ -207,12 +213,9 @@ std::size_t set_aside_later_checkpoints(const fs::path& run, std::int64_t step) 
 }
 
 void prune_checkpoints(const fs::path& run, std::int64_t keep_last, std::int64_t keep_every) {
-  std::error_code error;
-  std::vector<fs::path> unfinished;
-  for (const fs::directory_entry& entry : fs::directory_iterator(run / "checkpoints", error)) {
-    if (entry.path().extension() == kUnfinished) unfinished.push_back(entry.path());
+  for (const fs::path& path : entries_of(run / "checkpoints")) {
+    if (path.extension() == kUnfinished) remove_directory(path);
   }
-  for (const fs::path& path : unfinished) remove_directory(path);
   const std::vector<fs::path> checkpoints = list_checkpoints(run);
   for (std::size_t i = static_cast<std::size_t>(std::max<std::int64_t>(1, keep_last)); i < checkpoints.size(); ++i) {
     if (keep_every > 0 && step_of(checkpoints[i]) % keep_every == 0) continue;

@@ -39,14 +39,20 @@ struct Snapshot {
   std::vector<float> weights, first_moments, second_moments;  ///< flat, in the order of the parameter table
 };
 
+/// A small file to lie beside a checkpoint's own.
+struct ExtraFile {
+  std::string name, contents;
+};
+
 /// What stays the same from one checkpoint of a run to the next.
 struct CheckpointContext {
   std::filesystem::path run;
   ModelConfig model;
   TextIds text_ids;
-  nlohmann::ordered_json config;                   ///< as resolved
-  std::string data_fingerprint;                    ///< of the training shards: see data_fingerprint()
-  std::vector<std::filesystem::path> extra_files;  ///< copied into each checkpoint: the tokenizer's
+  nlohmann::ordered_json config;       ///< as resolved
+  std::string data_fingerprint;        ///< of the training shards: see data_fingerprint()
+  std::string device;                  ///< Device::description(), which names all that the last bits depend on
+  std::vector<ExtraFile> extra_files;  ///< written into each checkpoint: the tokenizer's
 };
 
 /// Writes a checkpoint and returns its directory. Throws Error(io).
@@ -67,6 +73,7 @@ struct Resumable {
   Snapshot snapshot;
   nlohmann::json config;
   std::string data_fingerprint;
+  std::string device;  ///< "" in checkpoints of versions that did not say
 };
 Resumable read_checkpoint(const std::filesystem::path& checkpoint, const ParameterTable& table);
 /// The same without weights and moments.

@@ -19,7 +19,8 @@ namespace {
 
 constexpr const char* kExitCodes =
     "Exit codes: 0 done, 1 a bug of ours, 2 command line or configuration, 3 token shards or batch file, 4 checkpoint,\n"
-    "5 file system, 6 not in this build or machine, 7 diverged, 75 stopped by SIGTERM or SIGINT and saved: start it again";
+    "5 file system, 6 not in this build or machine, 7 diverged, 75 stopped by SIGTERM, SIGINT or SIGUSR1 and saved:\n"
+    "start it again; 128 + signal: stopped by a second such signal, at once and without saving";
 
 std::string version_text() {
   const AttentionBuild build = attention_build();

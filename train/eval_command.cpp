@@ -66,6 +66,7 @@ nlohmann::ordered_json run_eval(const EvalOptions& requested) {
   const DataConfig data = data_config(directory, shards.metadata(), options);
 
   check_batch_tokens("--batch-size", options.batch_size, options.sequence_length);
+  const StreamSampler sampler(shards, options.sequence_length, 0, false);
 
   const auto device = make_device({options.device, options.threads});
   ModelOptions model_options;
@@ -81,9 +82,9 @@ nlohmann::ordered_json run_eval(const EvalOptions& requested) {
   const auto objective = make_objective(data, directory.config.vocab_size, static_cast<std::uint64_t>(options.seed));
   std::optional<OutlierVisitor> visitor;
   if (options.outliers) visitor.emplace(*device, *model, options.batch_size, options.sequence_length);
-  const EvaluationResult result =
-      evaluate(*device, *model, device_batch, shards, *objective,
-               {options.sequence_length, options.batch_size, options.batches}, visitor ? &*visitor : nullptr);
+  const EvaluationResult result = evaluate(*device, *model, device_batch, sampler, *objective,
+                                           {options.batch_size, options.batches, {}}, visitor ? &*visitor : nullptr)
+                                      .value();  // nothing stops it
 
   nlohmann::ordered_json out = {{"checkpoint", directory.path.string()},
                                 {"data", options.data},
@@ -98,8 +99,7 @@ nlohmann::ordered_json run_eval(const EvalOptions& requested) {
                                 {"loss", finite_or_null(result.loss())},
                                 {"perplexity", finite_or_null(result.perplexity())},
                                 {"reference_perplexity", finite_or_null(result.reference_perplexity())}};
-  const double unigram = data.objective == "masked_lm" ? shards.metadata().unigram_perplexity_non_special
-                                                       : shards.metadata().unigram_perplexity_all;
+  const double unigram = unigram_perplexity(shards.metadata(), data.objective);
   if (unigram > 0) out["unigram_perplexity"] = unigram;
   if (visitor) out["outliers"] = outliers_json(*visitor, directory.config.model_type == "bert");
   if (!directory.notes.empty()) out["notes"] = directory.notes;

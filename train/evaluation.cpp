@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "data/loader.h"
-#include "data/sampler.h"
 
 namespace outeffhop {
 
@@ -21,9 +20,9 @@ std::unique_ptr<Objective> make_objective(const DataConfig& data, std::int64_t v
                         seed);
 }
 
-EvaluationResult evaluate(Device& device, Model& model, DeviceBatch& device_batch, const ShardSet& shards,
-                          const Objective& objective, const EvaluationSettings& settings, SiteVisitor* visitor) {
-  const StreamSampler sampler(shards, settings.sequence_length, 0, false);
+std::optional<EvaluationResult> evaluate(Device& device, Model& model, DeviceBatch& device_batch,
+                                         const StreamSampler& sampler, const Objective& objective,
+                                         const EvaluationSettings& settings, SiteVisitor* visitor) {
   auto windows = static_cast<std::int64_t>(sampler.window_count());
   if (settings.batches > 0 && settings.batches <= windows / settings.batch_size) {
     windows = settings.batches * settings.batch_size;  // which cannot overflow, as it is no more than `windows` was
@@ -32,8 +31,9 @@ EvaluationResult evaluate(Device& device, Model& model, DeviceBatch& device_batc
   const Buffer loss_sum(device, sizeof(double));
   EvaluationResult result;
   for (std::int64_t first = 0; first < windows; first += settings.batch_size) {
+    if (settings.stop && settings.stop()) return std::nullopt;
     const std::int64_t B = std::min(settings.batch_size, windows - first);
-    const Batch batch = make_batch(sampler, objective, B, settings.sequence_length, model.config().vocab_size,
+    const Batch batch = make_batch(sampler, objective, B, sampler.window_length(), model.config().vocab_size,
                                    static_cast<std::uint64_t>(first));
     const ModelBatch on_device = device_batch.upload(batch);
     device.zero(loss_sum.data(), sizeof(double));
@@ -51,9 +51,13 @@ EvaluationResult evaluate(Device& device, Model& model, DeviceBatch& device_batc
   }
   if (result.labels == 0) {
     fail(ErrorKind::data, "nothing to evaluate: none of the {} windows of {} tokens has a labelled token", windows,
-         settings.sequence_length);
+         sampler.window_length());
   }
   return result;
+}
+
+double unigram_perplexity(const ShardMetadata& metadata, const std::string& objective) {
+  return objective == "masked_lm" ? metadata.unigram_perplexity_non_special : metadata.unigram_perplexity_all;
 }
 
 }  // namespace outeffhop

@@ -2,9 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 
 #include "data/objective.h"
+#include "data/sampler.h"
 #include "data/shards.h"
 #include "kernels/device.h"
 #include "model/model.h"
@@ -28,17 +32,22 @@ struct EvaluationResult {
 };
 
 struct EvaluationSettings {
-  std::int64_t sequence_length = 0;
   std::int64_t batch_size = 1;
-  std::int64_t batches = 0;  ///< 0: every window of the shards once
+  std::int64_t batches = 0;    ///< 0: every window of the sampler once
+  std::function<bool()> stop;  ///< asked between batches, where there is one: true abandons the evaluation
 };
 
 /// The objective that `data` (resolved) asks for; `seed` decides what is masked.
 std::unique_ptr<Objective> make_objective(const DataConfig& data, std::int64_t vocab_size, std::uint64_t seed);
 
-/// Runs the model over the windows of `shards` in order, dropout off. What is masked depends on the objective's seed and the
-/// window's index alone, so every evaluation of a run asks the same questions. `visitor`, if any, observes every batch.
-EvaluationResult evaluate(Device& device, Model& model, DeviceBatch& device_batch, const ShardSet& shards,
-                          const Objective& objective, const EvaluationSettings& settings, SiteVisitor* visitor = nullptr);
+/// Runs the model over the windows of `sampler` (one that does not shuffle), dropout off. What is masked depends on the
+/// objective's seed and the window's index alone, so every evaluation of a run asks the same questions. `visitor`, if any,
+/// observes every batch. Nothing is returned when settings.stop abandoned it.
+std::optional<EvaluationResult> evaluate(Device& device, Model& model, DeviceBatch& device_batch,
+                                         const StreamSampler& sampler, const Objective& objective,
+                                         const EvaluationSettings& settings, SiteVisitor* visitor = nullptr);
+
+/// Perplexity of a model that knows only how frequent each token is, on what `objective` asks for; 0: unknown.
+double unigram_perplexity(const ShardMetadata& metadata, const std::string& objective);
 
 }  // namespace outeffhop

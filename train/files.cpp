@@ -1,6 +1,7 @@
 #include "train/files.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -32,6 +33,36 @@ std::string read_file(const std::filesystem::path& path) {
   if (in.bad()) fail(ErrorKind::io, "cannot read {}: {}", path.string(), reason());
   return contents.str();
 }
+
+std::filesystem::file_status status_of(const std::filesystem::path& path) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  // The error code is also set for what is not there.
+  if (!std::filesystem::status_known(status)) fail(ErrorKind::io, "cannot look at {}: {}", path.string(), error.message());
+  return status;
+}
+
+std::vector<std::filesystem::path> entries_of(const std::filesystem::path& directory) {
+  std::vector<std::filesystem::path> entries;
+  if (!std::filesystem::exists(status_of(directory))) return entries;
+  std::error_code error;
+  std::filesystem::directory_iterator at(directory, error);
+  for (; !error && at != std::filesystem::directory_iterator(); at.increment(error)) entries.push_back(at->path());
+  if (error) fail(ErrorKind::io, "cannot list the directory {}: {}", directory.string(), error.message());
+  return entries;
+}
+
+FileLock::FileLock(const std::filesystem::path& path)
+    : descriptor_(::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644)) {
+  if (descriptor_ < 0) fail(ErrorKind::io, "cannot create {}: {}", path.string(), reason());
+  int result = 0;
+  do {
+    result = ::flock(descriptor_, LOCK_EX | LOCK_NB);
+  } while (result != 0 && errno == EINTR);
+  held_ = result == 0 || errno != EWOULDBLOCK;
+}
+
+FileLock::~FileLock() { ::close(descriptor_); }
 
 DurableFile::DurableFile(const std::filesystem::path& path)
     : path_(path), descriptor_(::open(path.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644)) {

@@ -5,13 +5,37 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace outeffhop {
 
 /// The whole of a file. Throws Error(io) naming the path and the system's reason.
 std::string read_file(const std::filesystem::path& path);
 
-/// A file under construction: written in order, hashed on the way, and on the disk when finish() returns.
+/// As std::filesystem::status, but where the system cannot say Error(io) is thrown; what is not there is no error.
+std::filesystem::file_status status_of(const std::filesystem::path& path);
+
+/// What a directory holds, in no order; nothing where there is no such directory. Throws Error(io).
+std::vector<std::filesystem::path> entries_of(const std::filesystem::path& directory);
+
+/// An exclusive lock on a file, which is made where it is missing. Let go on destruction, or when the process ends, however
+/// it does.
+class FileLock {
+ public:
+  explicit FileLock(const std::filesystem::path& path);  ///< throws Error(io) when the file cannot be made
+  ~FileLock();
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+
+  /// False: another holds it. True, too, on a file system that has no locks.
+  bool held() const { return held_; }
+
+ private:
+  int descriptor_ = -1;
+  bool held_ = false;
+};
+
+/// A file under construction: written in order, and on the disk when finish() returns.
 class DurableFile {
  public:
   explicit DurableFile(const std::filesystem::path& path);  ///< creates or truncates; throws Error(io)

@@ -102,10 +102,10 @@ ModelConfig read_huggingface_config(const nlohmann::json& values, const std::str
   for (auto it = present.begin(); it != present.end();) it = it->is_null() ? present.erase(it) : std::next(it);
   // Names that mean something else, or nothing, to the other model's class.
   using Names = std::vector<const char*>;
-  for (const char* name : config.model_type == "bert" ? Names{"ffn_dim", "activation_function", "dropout",
-                                                              "attention_dropout", "init_std"}
-                                                      : Names{"intermediate_size", "hidden_act", "hidden_dropout_prob",
-                                                              "attention_probs_dropout_prob", "initializer_range"}) {
+  for (const char* name : config.model_type == "bert"
+                              ? Names{"ffn_dim", "activation_function", "dropout", "attention_dropout", "init_std"}
+                              : Names{"intermediate_size", "hidden_act", "hidden_dropout_prob",
+                                      "attention_probs_dropout_prob", "initializer_range"}) {
     present.erase(name);
   }
   schema.read(present, origin, Schema::Unknown::ignore);

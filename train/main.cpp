@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <new>
 
 #include "kernels/error.h"
@@ -14,6 +15,9 @@ int main(int argc, char** argv) {
   } catch (const outeffhop::Error& e) {
     fmt::print(stderr, "outeffhop: {}\n", e.what());
     return static_cast<int>(e.kind());
+  } catch (const std::filesystem::filesystem_error& e) {
+    fmt::print(stderr, "outeffhop: {}: {}\n", e.path1().string(), e.code().message());
+    return static_cast<int>(ErrorKind::io);
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "outeffhop: out of memory: a smaller training.micro_batch_size or model needs less\n");
     return static_cast<int>(ErrorKind::unsupported);

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 namespace outeffhop {
 
@@ -17,9 +18,13 @@ class MetricsFile {
   /// Appends one object (with a "step") as a line, at once visible to readers. Throws Error(io).
   void write(const nlohmann::ordered_json& object);
 
+  /// Whether the file has the evaluation (an object with a "validation_loss") of a step.
+  bool has_evaluation(std::int64_t step) const { return evaluated_.contains(step); }
+
  private:
   std::filesystem::path path_;
   std::ofstream out_;
+  std::set<std::int64_t> evaluated_;
 };
 
 /// A number for JSON: null where it is not finite, which JSON cannot say.

@@ -13,9 +13,6 @@
 namespace outeffhop {
 namespace {
 
-bool ends_with(const std::string& text, const std::string& end) { return text.ends_with(end); }
-bool starts_with(const std::string& text, const std::string& begin) { return text.starts_with(begin); }
-
 /// Names under which the tied copy of a parameter may stand in a file.
 std::vector<std::string> tied_names(const std::string& name) {
   if (name == "bert.embeddings.word_embeddings.weight") return {"cls.predictions.decoder.weight"};
@@ -27,14 +24,14 @@ std::vector<std::string> tied_names(const std::string& name) {
 /// Other spellings of a parameter's own name.
 std::vector<std::string> spellings(const std::string& name) {
   std::vector<std::string> names = {name};
-  if (starts_with(name, "model.")) names.push_back(name.substr(6));
-  if (ends_with(name, "LayerNorm.weight")) names.push_back(name.substr(0, name.size() - 6) + "gamma");
-  if (ends_with(name, "LayerNorm.bias")) names.push_back(name.substr(0, name.size() - 4) + "beta");
+  if (name.starts_with("model.")) names.push_back(name.substr(6));
+  if (name.ends_with("LayerNorm.weight")) names.push_back(name.substr(0, name.size() - 6) + "gamma");
+  if (name.ends_with("LayerNorm.bias")) names.push_back(name.substr(0, name.size() - 4) + "beta");
   return names;
 }
 
 bool is_foreign_head(const std::string& name) {
-  return starts_with(name, "bert.pooler.") || starts_with(name, "cls.seq_relationship.") ||
+  return name.starts_with("bert.pooler.") || name.starts_with("cls.seq_relationship.") ||
          name == "bert.embeddings.position_ids";
 }
 
@@ -54,9 +51,9 @@ void check_shape(const SafetensorsFile& file, const TensorEntry& entry, const Pa
 /// The files that make a model directory, or what is there instead.
 std::filesystem::path weights_file(const std::filesystem::path& directory) {
   const std::filesystem::path file = directory / "model.safetensors";
-  if (std::filesystem::exists(file)) return file;
+  if (std::filesystem::exists(status_of(file))) return file;
   for (const char* other : {"model.safetensors.index.json", "pytorch_model.bin"}) {
-    if (std::filesystem::exists(directory / other)) {
+    if (std::filesystem::exists(status_of(directory / other))) {
       fail(ErrorKind::unsupported,
            "{} holds {}, but a single model.safetensors is needed: load and save_pretrained it once in "
            "transformers with a large max_shard_size",
@@ -119,20 +116,21 @@ nlohmann::json read_checkpoint_json(const std::filesystem::path& file) {
 }
 
 ModelDirectory read_model_directory(const std::filesystem::path& path) {
-  if (!std::filesystem::is_directory(path)) {
+  if (!std::filesystem::is_directory(status_of(path))) {
     fail(ErrorKind::io, "{} is not a directory; a model directory holds config.json and model.safetensors", path.string());
   }
   ModelDirectory directory;
   directory.path = path;
-  if (std::filesystem::is_directory(path / "checkpoints")) {
+  if (std::filesystem::is_directory(status_of(path / "checkpoints"))) {
     const auto newest = newest_checkpoint(path, &directory.notes);
     if (!newest) fail(ErrorKind::checkpoint, "{} holds no sound checkpoint", (path / "checkpoints").string());
     directory.path = *newest;
-  } else if (std::filesystem::exists(path / "manifest.json")) {
+  } else if (std::filesystem::exists(status_of(path / "manifest.json"))) {
     verify_checkpoint(path);
   }
   const std::filesystem::path config_file = directory.path / "config.json";
-  if (!std::filesystem::exists(config_file)) fail(ErrorKind::checkpoint, "{} has no config.json", directory.path.string());
+  if (!std::filesystem::exists(status_of(config_file)))
+    fail(ErrorKind::checkpoint, "{} has no config.json", directory.path.string());
   try {
     directory.config = read_huggingface_config(read_checkpoint_json(config_file), config_file.string());
     validate(directory.config);
@@ -143,7 +141,7 @@ ModelDirectory read_model_directory(const std::filesystem::path& path) {
     fail(ErrorKind::checkpoint, "{} cannot be used: {}", config_file.string(), e.what());
   }
   directory.weights = read_weights(weights_file(directory.path), make_parameter_table(directory.config), &directory.notes);
-  if (std::filesystem::exists(directory.path / "trainer.json")) {
+  if (std::filesystem::exists(status_of(directory.path / "trainer.json"))) {
     directory.trainer = read_checkpoint_json(directory.path / "trainer.json");
   }
   return directory;

@@ -7,7 +7,7 @@
 namespace outeffhop {
 namespace {
 
-constexpr int kSignals[] = {SIGTERM, SIGINT};
+constexpr int kSignals[] = {SIGTERM, SIGINT, SIGUSR1};
 
 // A signal handler can reach nothing but static data: the one exception to "no globals".
 volatile std::sig_atomic_t stop_requested = 0;

@@ -43,13 +43,14 @@ DeviceOptions device_options(const TrainOptions& options, const Config& config) 
   return {options.device, static_cast<int>(config.training.threads)};
 }
 
-/// Files beside the shards that belong to their tokenizer: a checkpoint with them serves text, not only ids.
-std::vector<std::filesystem::path> tokenizer_files(const ShardSet& shards) {
+/// Files beside the shards that belong to their tokenizer: a checkpoint with them serves text, not only ids. Read once, as
+/// the directory may be gone or hold another tokenizer when a later checkpoint is written.
+std::vector<ExtraFile> tokenizer_files(const ShardSet& shards) {
   const std::filesystem::path directory = std::filesystem::path(shards.shards().front().path()).parent_path();
-  std::vector<std::filesystem::path> found;
+  std::vector<ExtraFile> found;
   for (const char* name :
        {"merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt"}) {
-    if (std::filesystem::is_regular_file(directory / name)) found.push_back(directory / name);
+    if (std::filesystem::is_regular_file(status_of(directory / name))) found.push_back({name, read_file(directory / name)});
   }
   return found;
 }
@@ -80,9 +81,11 @@ class Trainer {
   void start_afresh();
   StepControl step(std::vector<Batch>& batches);
   void report(const StepControl& control, double seconds);
+  bool is_due(std::int64_t interval) const;
   void evaluate_now();
   void save();
-  void finish();
+  int stop();
+  int finish();
 
   const TrainOptions options_;
   const ShardSet shards_;
@@ -90,6 +93,7 @@ class Trainer {
   const std::optional<ShardSet> validation_;
   const std::int64_t T_, tokens_per_step_;
   const StreamSampler sampler_;
+  const std::optional<StreamSampler> validation_sampler_;
   const std::unique_ptr<Objective> objective_, evaluation_objective_;
   const std::unique_ptr<Device> device_;
   const std::unique_ptr<Model> model_;
@@ -98,6 +102,8 @@ class Trainer {
   CheckpointContext context_;
   Snapshot snapshot_;  // its state is the run's; its arrays are filled when saving
   Progress progress_;
+  std::optional<FileLock> lock_;  // on the run directory
+  std::optional<StopSignals> signals_;
   std::optional<MetricsFile> metrics_;
   std::optional<EvaluationResult> evaluated_;  // at the present step
   std::filesystem::path saved_;                // the checkpoint of the present step, if there is one
@@ -119,6 +125,8 @@ Trainer::Trainer(const TrainOptions& options)
       T_(config_.data.sequence_length),
       tokens_per_step_(config_.training.global_batch_size * T_),
       sampler_(shards_, T_, static_cast<std::uint64_t>(config_.training.seed), true),
+      validation_sampler_(validation_ ? std::optional<StreamSampler>(std::in_place, *validation_, T_, 0, false)
+                                      : std::nullopt),
       objective_(make_objective(config_.data, config_.model.vocab_size, static_cast<std::uint64_t>(config_.training.seed))),
       evaluation_objective_(
           make_objective(config_.data, config_.model.vocab_size, static_cast<std::uint64_t>(config_.evaluation.seed))),
@@ -135,6 +143,7 @@ Trainer::Trainer(const TrainOptions& options)
   context_.config = write_config(config_);
   context_.extra_files = tokenizer_files(shards_);
   context_.data_fingerprint = data_fingerprint(shards_);
+  context_.device = device_->description();
 }
 
 void Trainer::describe() {
@@ -190,7 +199,7 @@ bool Trainer::resume() {
     }
     checkpoint = *newest;
   } else {
-    if (!std::filesystem::is_directory(checkpoint)) {
+    if (!std::filesystem::is_directory(status_of(checkpoint))) {
       fail(ErrorKind::usage, "--resume {}: expected \"auto\", \"never\" or the directory of a checkpoint", options_.resume);
     }
     verify_checkpoint(checkpoint);
@@ -198,6 +207,10 @@ bool Trainer::resume() {
 
   const Resumable before = read_checkpoint_state(checkpoint);
   for (const std::string& note : check_resume(before.config, config_)) say("note: " + note);
+  if (!before.device.empty() && before.device != context_.device) {
+    say(fmt::format("note: the device was \"{}\" and is now \"{}\": the last bits of sums may differ", before.device,
+                    context_.device));
+  }
   if (before.data_fingerprint != context_.data_fingerprint) {
     fail(ErrorKind::usage, "cannot continue the run: the shards of data.train ({}) are not those it was trained on so far",
          config_.data.train);
@@ -210,10 +223,8 @@ bool Trainer::resume() {
   if (const std::size_t aside = set_aside_later_checkpoints(context_.run, state().step)) {
     say(fmt::format("{} later checkpoints were renamed to *.superseded", aside));
   }
-  if (std::filesystem::weakly_canonical(checkpoint).parent_path() ==
-      std::filesystem::weakly_canonical(context_.run / "checkpoints")) {
-    saved_ = checkpoint;
-  }
+  std::error_code error;
+  if (std::filesystem::equivalent(checkpoint / "..", context_.run / "checkpoints", error) && !error) saved_ = checkpoint;
   say(fmt::format("resumed     {} after step {}", checkpoint.string(), state().step));
   return true;
 }
@@ -231,6 +242,11 @@ void Trainer::begin() {
   std::error_code error;
   std::filesystem::create_directories(context_.run, error);
   if (error) fail(ErrorKind::io, "cannot create the run directory {}: {}", config_.output, error.message());
+  lock_.emplace(context_.run / "lock");
+  if (!lock_->held()) {
+    fail(ErrorKind::usage, "another process is training in {}: wait for its end, or start another run with --out",
+         config_.output);
+  }
   if (!resume()) start_afresh();
   first_step_ = state().step;
   model_->round_to_storage();
@@ -282,11 +298,13 @@ void Trainer::report(const StepControl& control, double seconds) {
 
 void Trainer::evaluate_now() {
   if (!validation_ || evaluated_) return;
-  evaluated_ = evaluate(*device_, *model_, device_batch_, *validation_, *evaluation_objective_,
-                        {T_, config_.evaluation.batch_size, config_.evaluation.batches});
+  evaluated_ =
+      evaluate(*device_, *model_, device_batch_, *validation_sampler_, *evaluation_objective_,
+               {config_.evaluation.batch_size, config_.evaluation.batches, [this] { return signals_->requested(); }});
+  if (!evaluated_) return;
   say(fmt::format("step {}: validation loss {:.4f}, perplexity {:.3f}", state().step, evaluated_->loss(),
                   evaluated_->perplexity()));
-  if (state().step == first_step_) return;  // a run that was complete: what it says now was written then
+  if (metrics_->has_evaluation(state().step)) return;  // a run that was complete: what it says now was written then
   metrics_->write({{"step", state().step},
                    {"validation_loss", finite_or_null(evaluated_->loss())},
                    {"validation_perplexity", finite_or_null(evaluated_->perplexity())}});
@@ -303,20 +321,34 @@ void Trainer::save() {
   prune_checkpoints(context_.run, config_.checkpoint.keep_last, config_.checkpoint.keep_every);
 }
 
-void Trainer::finish() {
+/// Saves, for the same command to go on later, and returns the exit code.
+int Trainer::stop() {
+  save();
+  say(fmt::format("stopped after step {} of {}; {} is saved, and the same command goes on from there", state().step,
+                  config_.training.steps, saved_.string()));
+  return signals_->requested() ? kExitRequeue : 0;
+}
+
+int Trainer::finish() {
   evaluate_now();
+  if (validation_ && !evaluated_) return stop();
   save();
   say(fmt::format("\ntrained     {} steps, {} tokens in {}", state().step,
                   count_text(static_cast<double>(state().samples * T_)), duration_text(state().seconds)));
   if (evaluated_) {
     say(fmt::format("validation  loss {:.4f}, perplexity {:.3f}", evaluated_->loss(), evaluated_->perplexity()));
-    const ShardMetadata& metadata = shards_.metadata();
-    const double unigram =
-        config_.data.objective == "masked_lm" ? metadata.unigram_perplexity_non_special : metadata.unigram_perplexity_all;
+    const double unigram = unigram_perplexity(shards_.metadata(), config_.data.objective);
     if (unigram > 0) say(fmt::format("            (knowing only how frequent tokens are: {:.1f})", unigram));
   }
   say(fmt::format("checkpoint  {}", saved_.string()));
   say(fmt::format("metrics     {}", (context_.run / "metrics.jsonl").string()));
+  return 0;
+}
+
+/// Whether something done every `interval` steps (0: only at the end, which finish() sees to) is due at the present one.
+bool Trainer::is_due(std::int64_t interval) const {
+  const std::int64_t step = snapshot_.state.step;
+  return interval > 0 && step > 0 && step % interval == 0 && step < config_.training.steps;
 }
 
 int Trainer::run() {
@@ -324,12 +356,16 @@ int Trainer::run() {
   if (options_.dry_run) return 0;
   begin();
 
-  const StopSignals signals;
+  signals_.emplace();
   const std::int64_t steps = config_.training.steps;
   Loader loader(sampler_, *objective_, config_.training.micro_batch_size, T_, config_.model.vocab_size,
                 static_cast<std::uint64_t>(state().samples),
                 static_cast<std::size_t>(std::max<std::int64_t>(4, 2 * config_.accumulation())));
   std::vector<Batch> batches(static_cast<std::size_t>(config_.accumulation()));
+
+  // The evaluation that a signal cut short.
+  if (is_due(config_.evaluation.interval) && !metrics_->has_evaluation(state().step)) evaluate_now();
+  if (state().step < steps && signals_->requested()) return stop();
 
   while (state().step < steps) {
     const Clock::time_point begin = Clock::now();
@@ -352,21 +388,12 @@ int Trainer::run() {
            state().bad_steps_in_a_row, state().step);
     }
 
-    const bool last = state().step == steps;
-    const auto due = [&](std::int64_t interval) { return interval > 0 && state().step % interval == 0 && !last; };
-    if (due(config_.evaluation.interval)) evaluate_now();
-    if (due(config_.checkpoint.interval)) save();
-
-    const bool signalled = signals.requested();
-    if (!last && (signalled || (options_.stop_after > 0 && state().step - first_step_ >= options_.stop_after))) {
-      save();
-      say(fmt::format("stopped after step {} of {}; {} is saved, and the same command goes on from there", state().step,
-                      steps, saved_.string()));
-      return signalled ? kExitRequeue : 0;
-    }
+    if (is_due(config_.evaluation.interval)) evaluate_now();
+    if (is_due(config_.checkpoint.interval)) save();
+    const bool enough = options_.stop_after > 0 && state().step - first_step_ >= options_.stop_after;
+    if (state().step < steps && (enough || signals_->requested())) return stop();
   }
-  finish();
-  return 0;
+  return finish();
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ struct TrainOptions {
   bool quiet = false;           ///< print nothing
 };
 
-/// Trains, and returns the exit code: 0, or kExitRequeue after SIGTERM or SIGINT. Throws Error.
+/// Trains, and returns the exit code: 0, or kExitRequeue after SIGTERM, SIGINT or SIGUSR1. Throws Error.
 int train(const TrainOptions& options);
 
 /// Identifies the contents of shards, whatever their paths: a hash of token counts and of tokens at both ends of each.

@@ -36,6 +36,7 @@ struct Run {
     context.model = tiny(model_type);
     context.config = {{"training", {{"steps", 100}}}};
     context.data_fingerprint = "0123";
+    context.device = "CPU, 5 threads";
   }
 
   Snapshot snapshot(std::int64_t step) const {
@@ -89,12 +90,28 @@ TEST_CASE("A checkpoint gives back what was written, byte for byte the same each
   CHECK(read.snapshot.state.bad_steps_in_a_row == 1);
   CHECK(read.snapshot.state.seconds == 0.5);
   CHECK(read.data_fingerprint == "0123");
+  CHECK(read.device == "CPU, 5 threads");
   CHECK(read.config["training"]["steps"] == 100);
 
   CHECK(run.save(20) == path);
   CHECK(read_file(path / "model.safetensors") == weights);
   CHECK(read_file(path / "manifest.json") == manifest);
   CHECK(names(list_checkpoints(run.context.run)) == std::vector<std::string>{"step_00000020"});
+}
+
+TEST_CASE("What the system cannot say about a path is an error of the file system") {
+  const test::TemporaryDirectory directory;
+  CHECK_FALSE(fs::exists(status_of(directory.path() / "nothing")));
+  CHECK(entries_of(directory.path() / "nothing").empty());
+  const fs::path loop = directory.path() / "loop";
+  fs::create_symlink(loop, loop);
+  CHECK(caught_error([&] { status_of(loop); }).kind() == ErrorKind::io);
+  CHECK(caught_error([&] { list_checkpoints(loop); }).kind() == ErrorKind::io);
+  CHECK(caught_error([&] { read_model_directory(loop); }).kind() == ErrorKind::io);
+  CHECK(caught_error([&] { read_checkpoint_state(loop); }).kind() == ErrorKind::io);
+  write_durable(directory.path() / "checkpoints", "not a directory");
+  CHECK(caught_error([&] { list_checkpoints(directory.path()); }).kind() == ErrorKind::io);
+  CHECK(entries_of(directory.path()).size() == 2);
 }
 
 TEST_CASE("A damaged checkpoint is noticed, and the one before it taken") {
@@ -136,9 +153,7 @@ TEST_CASE("A damaged checkpoint is noticed, and the one before it taken") {
 
 TEST_CASE("The tokenizer travels with the checkpoint") {
   Run run;
-  const fs::path vocabulary = run.directory.path() / "vocab.txt";
-  write_durable(vocabulary, "[PAD]\n");
-  run.context.extra_files = {vocabulary};
+  run.context.extra_files = {{"vocab.txt", "[PAD]\n"}};
   const fs::path path = run.save(10);
   CHECK(read_file(path / "vocab.txt") == "[PAD]\n");
   verify_checkpoint(path);

@@ -1,4 +1,5 @@
 // The programs themselves, as processes: exit codes, one-line messages, signals.
+#include <sched.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -168,19 +169,23 @@ TEST_CASE("Train, evaluate, probe") {
   CHECK_THAT(refused.error, Contains("row 0 of attention_mask"));
 }
 
-TEST_CASE("SIGTERM finishes the step, saves and asks to be started again") {
+void wait_for_metrics(const TinyCorpus& corpus) {
+  const std::string file = corpus.path("run/metrics.jsonl");
+  for (int i = 0; i < 400 && !(fs::exists(file) && fs::file_size(file) > 0); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(25));
+  }
+}
+
+TEST_CASE("A signal finishes the step, saves and asks to be started again") {
+  const int signal = GENERATE(SIGTERM, SIGUSR1);
   const TinyCorpus corpus;
   auto config = corpus.config("bert", "run");
   config["training"]["steps"] = 1000000;
   config["training"]["global_batch_size"] = 4;
   config["logging"]["interval"] = 1;
   Process process("outeffhop", {"train", "--config", write_config_file(corpus, config)});
-  for (int i = 0;
-       i < 400 && !(fs::exists(corpus.path("run/metrics.jsonl")) && fs::file_size(corpus.path("run/metrics.jsonl")) > 0);
-       ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(25));
-  }
-  process.signal(SIGTERM);
+  wait_for_metrics(corpus);
+  process.signal(signal);
   CHECK(process.wait() == 75);
   CHECK_THAT(process.output(), Contains("is saved, and the same command goes on from there"));
   std::size_t checkpoints = 0;
@@ -194,6 +199,51 @@ TEST_CASE("SIGTERM finishes the step, saves and asks to be started again") {
   CHECK(more.code == 0);
   CHECK_THAT(more.output, Contains("resumed"));
   CHECK(test::read_losses(corpus.path("run")).size() == steps + 2);
+}
+
+TEST_CASE("A signal does not wait for the end of an evaluation, which is made up for later") {
+  const TinyCorpus corpus;
+  auto config = corpus.config("bert", "run");
+  // An evaluation that takes minutes.
+  test::write_shard(corpus.path("long_val_000.bin"), test::chained_tokens(16 << 20));
+  config["data"]["validation"] = corpus.path("long_val_*.bin");
+  config["evaluation"] = {{"interval", 1}, {"batches", 0}, {"batch_size", 1}};
+  Process process("outeffhop", {"train", "--config", write_config_file(corpus, config)});
+  wait_for_metrics(corpus);
+  process.signal(SIGTERM);
+  CHECK(process.wait() == 75);
+  REQUIRE(test::read_metrics(corpus.path("run")).size() == 1);
+  CHECK_FALSE(test::read_metrics(corpus.path("run"))[0].contains("validation_loss"));
+  CHECK(fs::exists(corpus.path("run/checkpoints/step_00000001/manifest.json")));
+
+  CHECK(run({"train", "--config", corpus.path("config.json"), "--set", "evaluation.batches=1", "--stop-after", "1"}).code ==
+        0);
+  std::vector<std::string> written;
+  for (const auto& object : test::read_metrics(corpus.path("run"))) {
+    written.push_back(
+        fmt::format("{} {}", object["step"].get<int>(), object.contains("validation_loss") ? "evaluated" : ""));
+  }
+  CHECK(written == std::vector<std::string>{"1 ", "1 evaluated", "2 ", "2 evaluated"});
+}
+
+TEST_CASE("A run that goes on with other threads says so") {
+  cpu_set_t all, one;
+  REQUIRE(sched_getaffinity(0, sizeof all, &all) == 0);
+  if (CPU_COUNT(&all) < 2) return;  // where there is no other number of threads
+  const TinyCorpus corpus;
+  const std::string config = write_config_file(corpus, corpus.config("bert", "run"));
+  const std::vector<std::string> command = {"train", "--config", config, "--set", "training.threads=0", "--stop-after", "1"};
+  CHECK(run(command).code == 0);
+  CHECK_THAT(run(command).output, !Contains("note: the device"));
+  CPU_ZERO(&one);
+  for (int cpu = 0; cpu < CPU_SETSIZE && CPU_COUNT(&one) == 0; ++cpu) {
+    if (CPU_ISSET(cpu, &all)) CPU_SET(cpu, &one);
+  }
+  REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+  const Result other = run(command);
+  REQUIRE(sched_setaffinity(0, sizeof all, &all) == 0);
+  CHECK(other.code == 0);
+  CHECK_THAT(other.output, Contains("note: the device was") && Contains("is now \"CPU, 1 thread,"));
 }
 
 TEST_CASE("The program built for the ordinary softmax says so and refuses another") {

@@ -186,6 +186,70 @@ TEST_CASE("Weights decay, biases do not, layer norm weights only when asked") {
   }
 }
 
+TEST_CASE("A validation set without one window is refused before anything is trained") {
+  const TinyCorpus corpus;
+  test::write_shard(corpus.path("short_val_000.bin"), test::chained_tokens(15));
+  const Error e = caught_error(
+      [&] { train(quiet_options(corpus.config("bert", "run"), {"data.validation=" + corpus.path("short_val_*.bin")})); });
+  CHECK(e.kind() == ErrorKind::data);
+  CHECK_FALSE(fs::exists(corpus.path("run")));
+}
+
+TEST_CASE("Two processes cannot train in one directory") {
+  const TinyCorpus corpus;
+  const TrainOptions options = quiet_options(corpus.config("bert", "run"), {"training.steps=2"});
+  fs::create_directories(corpus.path("run"));
+  {
+    const FileLock other(corpus.path("run/lock"));
+    REQUIRE(other.held());
+    const Error e = caught_error([&] { train(options); });
+    CHECK(e.kind() == ErrorKind::usage);
+    CHECK_THAT(e.what(), Contains("another process is training in " + corpus.path("run")));
+    CHECK_FALSE(fs::exists(corpus.path("run/metrics.jsonl")));
+  }
+  CHECK(train(options) == 0);
+}
+
+TEST_CASE("The final evaluation is written once, whenever its step became the last") {
+  const TinyCorpus corpus;
+  const auto config = corpus.config("bert", "run");
+  const auto evaluations = [&] {
+    std::vector<std::int64_t> steps;
+    for (const nlohmann::json& object : test::read_metrics(corpus.path("run"))) {
+      if (object.contains("validation_loss")) steps.push_back(object["step"].get<std::int64_t>());
+    }
+    return steps;
+  };
+  TrainOptions options = quiet_options(config, {"training.steps=6"});
+  options.stop_after = 3;
+  REQUIRE(train(options) == 0);
+  CHECK(evaluations().empty());
+  for (int again = 0; again < 2; ++again) {
+    REQUIRE(train(quiet_options(config, {"training.steps=3"})) == 0);
+    CHECK(evaluations() == std::vector<std::int64_t>{3});
+  }
+  // One that is due at the step where a run was left, too, as where a signal cut it short.
+  options.config.training.steps = 5;
+  options.config.evaluation.interval = 3;
+  fs::resize_file(corpus.path("run/metrics.jsonl"), 0);
+  options.stop_after = 1;
+  REQUIRE(train(options) == 0);
+  CHECK(evaluations() == std::vector<std::int64_t>{3});
+}
+
+TEST_CASE("Shards of llm.c, which say nothing of their tokens, train an OPT") {
+  const TinyCorpus corpus;
+  fs::remove(corpus.path("metadata.json"));
+  REQUIRE(train(quiet_options(corpus.config("opt", "run"), {"training.steps=2", "model.vocab_size=64"})) == 0);
+  const auto written = nlohmann::json::parse(read_file(corpus.path("run/checkpoints/step_00000002/config.json")));
+  CHECK(written["pad_token_id"].is_null());
+  CHECK(written["eos_token_id"].is_null());
+  EvalOptions options;
+  options.checkpoint = corpus.path("run");
+  options.data = corpus.path("tiny_val_*.bin");
+  CHECK(std::isfinite(run_eval(options)["loss"].get<double>()));
+}
+
 TEST_CASE("Training without validation shards works") {
   const TinyCorpus corpus;
   auto config = corpus.config("opt", "run");
