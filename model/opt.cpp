@@ -13,8 +13,6 @@
 namespace outeffhop {
 namespace {
 
-constexpr std::int64_t kPositionOffset = 2;
-
 std::string layer_name(std::int64_t i) { return fmt::format("model.decoder.layers.{}", i); }
 
 class Opt final : public LanguageModel {
@@ -195,7 +193,7 @@ class Opt final : public LanguageModel {
     op.rows = pass.rows();
     op.C = config_.hidden_size;
     op.vocabulary = config_.vocab_size;
-    op.positions = config_.max_position_embeddings + kPositionOffset;
+    op.positions = config_.max_position_embeddings + position_offset(config_);
     op.token_ids = pass.batch.input_ids;
     op.position_ids = pass.batch.position_ids;
     op.padding_id = static_cast<std::int32_t>(config_.pad_token_id);
@@ -230,7 +228,7 @@ ParameterTable opt_parameters(const ModelConfig& config) {
   const std::int64_t C = config.hidden_size, E = config.embedding_size(), F = config.intermediate_size;
   ParameterDeclarer declare(config);
   declare.embedding("model.decoder.embed_tokens", config.vocab_size, E, config.pad_token_id);
-  declare.embedding("model.decoder.embed_positions", config.max_position_embeddings + kPositionOffset, C);
+  declare.embedding("model.decoder.embed_positions", config.max_position_embeddings + position_offset(config), C);
   if (E != C) {
     declare.linear("model.decoder.project_out", E, C, false);
     declare.linear("model.decoder.project_in", C, E, false);
