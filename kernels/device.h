@@ -90,7 +90,8 @@ struct DeviceOptions {
   int threads = 0;            ///< CPU threads; 0: all that this process may use
 };
 
-/// Makes the device of the options, or throws Error(unsupported) with what this build and machine do have.
+/// Makes the device of the options. Throws Error(unsupported) with what this build and machine do have, Error(usage) for a
+/// kind that there is nowhere.
 std::unique_ptr<Device> make_device(const DeviceOptions& options);
 
 inline Buffer::Buffer(Device& device, std::size_t bytes)

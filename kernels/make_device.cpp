@@ -6,7 +6,10 @@ namespace outeffhop {
 
 std::unique_ptr<Device> make_device(const DeviceOptions& options) {
   if (options.kind == "auto" || options.kind == "cpu") return cpu::make_cpu_device(options.threads);
-  fail(ErrorKind::unsupported, "device \"{}\" is not in this build; it has \"cpu\"", options.kind);
+  if (options.kind == "cuda") {
+    fail(ErrorKind::unsupported, "device \"{}\" is not in this build; it has \"cpu\"", options.kind);
+  }
+  fail(ErrorKind::usage, "device \"{}\" does not exist; expected \"auto\", \"cpu\" or \"cuda\"", options.kind);
 }
 
 }  // namespace outeffhop

@@ -83,9 +83,15 @@ class Recorder : public SiteVisitor {
     const std::vector<float> seen = floats_of(device_, value.data, value.samples * value.rows_per_sample * value.channels);
     NamedValues& named = recorded_[names_.at({site.name, site.kind})];
     if (!is_attention(site)) {
-      named.shape = {value.samples, value.rows_per_sample, value.channels};
-      if (site.kind == Site::Kind::logits) named.shape = {value.samples * value.rows_per_sample, value.channels};
-      named.values = seen;
+      // A head shows its labelled rows a chunk at a time, as one sample; everything else comes whole.
+      const std::int64_t rows = value.row_begin + value.rows_per_sample;
+      require(value.row_begin == 0 ||
+                  (value.samples == 1 && static_cast<std::int64_t>(named.values.size()) == value.row_begin * value.channels),
+              "{} was shown rows from {} on, not after those before", site.name, value.row_begin);
+      named.shape = {value.samples, rows, value.channels};
+      if (site.kind == Site::Kind::logits) named.shape = {value.samples * rows, value.channels};
+      if (value.row_begin == 0) named.values.clear();
+      named.values.insert(named.values.end(), seen.begin(), seen.end());
       return;
     }
     // A block of query rows of every head: (B, H, rows, Tk) into (B, H, T, Tk).
@@ -146,7 +152,7 @@ struct ProbeBatch {
   bool labelled = false;
 };
 
-ProbeBatch read_batch(const std::filesystem::path& path, const ModelConfig& config) {
+ProbeBatch parse_batch(const std::filesystem::path& path, const ModelConfig& config) {
   const SafetensorsFile file(path);
   const TensorEntry* ids = file.find("input_ids");
   if (!ids) fail(ErrorKind::data, "{} has no tensor \"input_ids\"", path.string());
@@ -194,6 +200,16 @@ ProbeBatch read_batch(const std::filesystem::path& path, const ModelConfig& conf
     }
   }
   return result;
+}
+
+ProbeBatch read_batch(const std::filesystem::path& path, const ModelConfig& config) {
+  try {
+    return parse_batch(path, config);
+  } catch (const Error& e) {
+    // What is wrong with a safetensors file is else the fault of a checkpoint.
+    if (e.kind() != ErrorKind::checkpoint) throw;
+    fail(ErrorKind::data, "{}", e.what());
+  }
 }
 
 }  // namespace

@@ -22,9 +22,9 @@ struct ProbeOptions {
 ///   loss        ()          mean cross-entropy of the labelled tokens
 ///   logits      (B, T, V)
 ///   grad.NAME               d loss / d parameter, for every parameter
-///   SITE                    (B, T, channels), or (B, H, T, T) for scores and probabilities, or (N, V) for the logits site
-///   of N
-///                           labelled tokens; sites that share a module's name with another get ".KIND" appended
+///   SITE                    (B, T, channels); (B, H, T, T) for scores and probabilities; of the head, which sees the N
+///                           labelled tokens alone, (1, N, channels) and (N, V) for the logits site. Sites that share a
+///                           module's name with another get ".KIND" appended.
 /// Without labels in the batch only logits and sites are written. Throws Error(data) for a batch that cannot be used.
 void probe(const ProbeOptions& options);
 

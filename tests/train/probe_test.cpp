@@ -1,5 +1,7 @@
 // `outeffhop probe`, run as a user runs it, against what Hugging Face transformers computes in float64
 // (tests/fixtures/probe, scripts/make_fixtures.py).
+#include "train/probe.h"
+
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -11,8 +13,10 @@
 #include <vector>
 
 #include "kernels/error.h"
+#include "model/model.h"
 #include "tests/catch.h"
 #include "tests/test_support.h"
+#include "train/checkpoint.h"
 #include "train/files.h"
 #include "train/safetensors.h"
 
@@ -208,6 +212,55 @@ TEST_CASE("the binary compiled for the ordinary softmax agrees too, and refuses 
     CHECK(outcome.message.find("softmax1") != std::string::npos);
     CHECK_FALSE(fs::exists(out));
   }
+}
+
+TEST_CASE("probe has every labelled row of a head that works in several chunks") {
+  const test::TemporaryDirectory directory;
+  // A chunk of the head is 64 rows where 128 rows of logits would take more than 64 MiB.
+  constexpr std::int64_t V = 131073, T = 66;
+  ModelConfig config = default_model_config("bert");
+  config.vocab_size = V;
+  config.hidden_size = config.intermediate_size = 4;
+  config.num_hidden_layers = config.num_attention_heads = 1;
+  config.max_position_embeddings = T;
+  const ParameterTable table = make_parameter_table(config);
+  Snapshot snapshot;
+  snapshot.first_moments.assign(static_cast<std::size_t>(table.flat_size()), 0.0f);
+  snapshot.weights = snapshot.second_moments = snapshot.first_moments;
+  initialise(table, 1, snapshot.weights.data());
+  CheckpointContext context;
+  context.run = directory.path();
+  context.model = config;
+
+  std::vector<std::int32_t> ids(T), labels(T);
+  for (std::int32_t t = 0; t < T; ++t) {
+    ids[static_cast<std::size_t>(t)] = 1 + 1000 * t;
+    labels[static_cast<std::size_t>(t)] = t == 1 ? -100 : 7 * t;  // 65 labels
+  }
+  ProbeOptions options;
+  options.checkpoint = write_checkpoint(context, table, snapshot);
+  options.batch = directory.path() / "batch.safetensors";
+  options.out = directory.path() / "out.safetensors";
+  options.quiet = true;
+  write_safetensors(options.batch,
+                    {{"input_ids", FileType::i32, {1, T}, ids.data()}, {"labels", FileType::i32, {1, T}, labels.data()}});
+  probe(options);
+
+  const SafetensorsFile out(options.out);
+  const TensorEntry* site = out.find("cls.predictions.decoder");
+  REQUIRE(site);
+  CHECK(site->shape == std::vector<std::int64_t>{T - 1, V});
+  CHECK(out.find("cls.predictions.transform.LayerNorm")->shape == std::vector<std::int64_t>{1, T - 1, 4});
+  const std::vector<double> seen = read_tensor(out, "cls.predictions.decoder"), logits = read_tensor(out, "logits");
+  double largest = 0.0;
+  for (std::int64_t row = 0; row < T - 1; ++row) {
+    const std::int64_t position = row == 0 ? 0 : row + 1;
+    for (std::int64_t v = 0; v < V; ++v) {
+      largest = std::max(largest, std::abs(seen[static_cast<std::size_t>(row * V + v)] -
+                                           logits[static_cast<std::size_t>(position * V + v)]));
+    }
+  }
+  CHECK(largest < kTolerance);
 }
 
 TEST_CASE("probe refuses a mask that is not right padding") {
