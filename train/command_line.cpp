@@ -108,15 +108,26 @@ void declare_probe(CLI::App& app, ProbeOptions& a) {
       "  outeffhop probe --checkpoint runs/mini --batch batch.safetensors --out probe.safetensors");
 }
 
+/// A path that will be written into a JSON file.
+const std::string& json_path(const char* option, const std::string& path) {
+  if (is_utf8(path)) return path;
+  fail(ErrorKind::usage, "{} {}: the path is not UTF-8 and so fits no JSON file: rename it", option,
+       dump_text(nlohmann::json(path)));
+}
+
 int train_command(TrainArguments& a) {
   std::vector<Override> overrides;
   for (const std::string& change : a.changes) overrides.push_back(parse_override(change));
   a.options.config = load_config(a.config, overrides);
-  if (!a.out.empty()) a.options.config.output = a.out;
+  if (!a.out.empty()) a.options.config.output = json_path("--out", a.out);
   return train(a.options);
 }
 
 int eval_command(const EvalOptions& options, const std::string& json) {
+  if (!json.empty()) {
+    json_path("--checkpoint", options.checkpoint.string());
+    json_path("--data", options.data);
+  }
   const nlohmann::ordered_json result = run_eval(options);
   fmt::print("{}", eval_text(result));
   if (!json.empty()) replace_file(json, result.dump(2) + "\n");

@@ -62,7 +62,7 @@ std::optional<std::string> model_type_of(const nlohmann::json& values, const std
   if (model == values.end() || !model->is_object() || !model->contains("model_type")) return std::nullopt;
   const nlohmann::json& type = (*model)["model_type"];
   if (type == "bert" || type == "opt") return type.get<std::string>();
-  fail(ErrorKind::usage, "{}: \"model.model_type\" is {}, but must be one of \"bert\", \"opt\"", origin, type.dump());
+  fail(ErrorKind::usage, "{}: \"model.model_type\" is {}, but must be one of \"bert\", \"opt\"", origin, dump_text(type));
 }
 
 }  // namespace
@@ -80,7 +80,7 @@ Schema describe(Config& c) {
   s.choice("sampling", &c.data.sampling, {"stream"}, "stream: windows of sequence_length tokens, one after the other");
   s.choice("objective", &c.data.objective, {"auto", "masked_lm", "causal_lm"},
            "auto: masked_lm for bert, causal_lm for opt");
-  s.number("mlm_probability", &c.data.mlm_probability, 0.0, 1.0, "masked_lm: share of tokens to predict");
+  s.number("mlm_probability", &c.data.mlm_probability, kAboveZero, 1.0, "masked_lm: share of tokens to predict");
   s.integer_or_auto("mask_token_id", &c.data.mask_token_id, 0, "masked_lm: the [MASK] token; auto: from the metadata");
   s.integers_or_auto("special_token_ids", &c.data.special_token_ids, &c.data.special_tokens_known,
                      "masked_lm: tokens never masked; auto: from the metadata");
@@ -299,9 +299,9 @@ std::vector<std::string> check_resume(const nlohmann::json& before, const Config
     if (key.on_resume == OnResume::fixed) {
       fail(ErrorKind::usage,
            "cannot continue the run: \"{}\" was {} and is now {}; set it back, or start another run with --out", key.path(),
-           earlier.dump(), present.dump());
+           dump_text(earlier), dump_text(present));
     }
-    notes.push_back(fmt::format("{} was {} and is now {}", key.path(), earlier.dump(), present.dump()));
+    notes.push_back(fmt::format("{} was {} and is now {}", key.path(), dump_text(earlier), dump_text(present)));
   }
   return notes;
 }

@@ -62,7 +62,7 @@ void describe_model(Schema& schema, ModelConfig& config) {
   schema.integer("type_vocab_size", &config.type_vocab_size, 1, "segment types (BERT)");
   schema.number("initializer_range", &config.initializer_range, 0.0, kUnbounded, "standard deviation of initial weights")
       .alias("init_std");
-  schema.number("layer_norm_eps", &config.layer_norm_eps, 0.0, 1.0, "epsilon of every layer norm");
+  schema.number("layer_norm_eps", &config.layer_norm_eps, kAboveZero, 1.0, "epsilon of every layer norm");
   schema.integer("word_embed_proj_dim", &config.word_embed_proj_dim, 0,
                  "OPT: channels of the token embedding when they differ from hidden_size; 0: the same");
   schema.id_auto_or_none("pad_token_id", &config.pad_token_id,

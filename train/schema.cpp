@@ -34,6 +34,15 @@ std::string quoted(const std::vector<std::string>& options) {
 
 }  // namespace
 
+bool is_utf8(const std::string& text) {
+  try {
+    (void)nlohmann::json(text).dump();
+    return true;
+  } catch (const nlohmann::json::type_error&) {
+    return false;
+  }
+}
+
 std::size_t edit_distance(const std::string& a, const std::string& b) {
   std::vector<std::size_t> row(b.size() + 1);
   std::iota(row.begin(), row.end(), std::size_t{0});
@@ -116,10 +125,10 @@ Schema::Key& Schema::id_auto_or_none(const std::string& name, std::int64_t* fiel
 
 Schema::Key& Schema::number(const std::string& name, double* field, double minimum, double maximum,
                             const std::string& help) {
-  Key& key = add(name,
-                 std::isinf(maximum) ? fmt::format("a number, at least {}", minimum)
-                                     : fmt::format("a number from {} to {}", minimum, maximum),
-                 help);
+  std::string expectation = fmt::format("a number from {} to {}", minimum, maximum);
+  if (std::isinf(maximum)) expectation = fmt::format("a number, at least {}", minimum);
+  if (minimum == kAboveZero) expectation = fmt::format("a number above 0, at most {}", maximum);
+  Key& key = add(name, expectation, help);
   key.read = [field, minimum, maximum](const nlohmann::json& value) {
     if (!value.is_number()) return false;
     const double d = value.get<double>();
@@ -228,8 +237,12 @@ const Schema::Key* Schema::read_key(const std::string& block, const std::string&
     if (guess.empty()) fail(ErrorKind::usage, "{}: \"{}\" is not a key of the configuration", origin, path);
     fail(ErrorKind::usage, "{}: \"{}\" is not a key of the configuration; did you mean \"{}\"?", origin, path, guess);
   }
+  if (value.is_string() && !is_utf8(value.get<std::string>())) {
+    fail(ErrorKind::usage, "{}: \"{}\" is {}, which is not UTF-8 and so fits no JSON file: rename what it names", origin,
+         path, dump_text(value));
+  }
   if (!key->read(value)) {
-    fail(ErrorKind::usage, "{}: \"{}\" is {}, but must be {}", origin, path, value.dump(), key->expectation);
+    fail(ErrorKind::usage, "{}: \"{}\" is {}, but must be {}", origin, path, dump_text(value), key->expectation);
   }
   return key;
 }
@@ -257,7 +270,7 @@ void Schema::read(const nlohmann::json& values, const std::string& origin, Unkno
     if (found == values.end()) continue;
     const nlohmann::json& value = *found;
     if (!value.is_object()) {
-      fail(ErrorKind::usage, "{}: \"{}\" is {}, but must be an object with keys of its own", origin, name, value.dump());
+      fail(ErrorKind::usage, "{}: \"{}\" is {}, but must be an object with keys of its own", origin, name, dump_text(value));
     }
     read_block(name, value, origin, unknown);
   }

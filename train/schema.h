@@ -24,6 +24,9 @@ constexpr std::int64_t kAuto = std::numeric_limits<std::int64_t>::min();
 /// "none" for a token id, as the ops understand it.
 constexpr std::int64_t kNoId = -1;
 
+/// The least number above 0 (see Schema::number).
+constexpr double kAboveZero = std::numeric_limits<double>::denorm_min();
+
 class Schema {
  public:
   struct Key {
@@ -50,7 +53,7 @@ class Schema {
   Key& integer_or_auto(const std::string& name, std::int64_t* field, std::int64_t minimum, const std::string& help);
   /// A token id: an integer from 0, or the word "auto" for kAuto, or "none" for kNoId.
   Key& id_auto_or_none(const std::string& name, std::int64_t* field, const std::string& help);
-  /// A number in [minimum, maximum].
+  /// A number in [minimum, maximum], or for a minimum of kAboveZero in (0, maximum].
   Key& number(const std::string& name, double* field, double minimum, double maximum, const std::string& help);
   Key& boolean(const std::string& name, bool* field, const std::string& help);
   Key& text(const std::string& name, std::string* field, const std::string& help);
@@ -84,6 +87,15 @@ class Schema {
   std::vector<std::string> blocks_;
   std::vector<Key> keys_;
 };
+
+/// Whether `text` is UTF-8, as JSON must be.
+bool is_utf8(const std::string& text);
+
+/// JSON as text for a message: what is not UTF-8 in it is replaced, where dump() would throw.
+template <class Json>
+std::string dump_text(const Json& value) {
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
 
 /// Levenshtein distance: insertions, deletions and substitutions that turn a into b.
 std::size_t edit_distance(const std::string& a, const std::string& b);

@@ -99,7 +99,10 @@ TEST_CASE("A user's mistake is one line and has its exit code") {
   expect(run({"train", "--config", config, "--set", "training.stpes=3"}), 2, "did you mean \"training.steps\"?");
   expect(run({"train", "--config", config, "--set", "nonsense"}), 2, "KEY=VALUE");
   expect(run({"train", "--config", config, "--set", "data.train=" + corpus.path("none_*.bin")}), 3, "none_*.bin");
-  expect(run({"train", "--config", config, "--device", "abacus"}), 6, "abacus");
+  expect(run({"train", "--config", config, "--device", "abacus"}), 2, "abacus");
+  expect(run({"train", "--config", config, "--out", corpus.path("caf\xe9")}), 2, "not UTF-8");
+  fs::create_symlink("loop", corpus.path("loop"));
+  expect(run({"train", "--config", config, "--out", corpus.path("loop/run")}), 5, "loop");
   expect(run({"eval", "--checkpoint", corpus.path("none"), "--data", corpus.path("tiny_val_*.bin")}), 5, "none");
   fs::create_directories(corpus.path("empty"));
   expect(run({"eval", "--checkpoint", corpus.path("empty"), "--data", corpus.path("tiny_val_*.bin")}), 4, "config.json");
@@ -164,6 +167,11 @@ TEST_CASE("Train, evaluate, probe") {
   }
   CHECK(loss[0] == Approx(expected).epsilon(1e-5));
 
+  fs::resize_file(corpus.path("batch.safetensors"), 40);
+  const Result damaged = run({"probe", "--checkpoint", corpus.path("other"), "--batch", corpus.path("batch.safetensors"),
+                              "--out", corpus.path("none.safetensors")});
+  CHECK(damaged.code == 3);
+  CHECK_THAT(damaged.error, Contains("batch.safetensors"));
   const Result refused = write_batch(holes);
   CHECK(refused.code == 3);
   CHECK_THAT(refused.error, Contains("row 0 of attention_mask"));

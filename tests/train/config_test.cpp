@@ -51,7 +51,11 @@ TEST_CASE("A wrong type names key, value and expectation") {
              Contains("\"training.steps\" is \"many\", but must be an integer, at least 1"));
   CHECK_THAT(refusal(tiny(), {{"training.steps", "1.5"}}), Contains("is 1.5, but must be an integer"));
   CHECK_THAT(refusal(tiny(), {{"training.steps", "0"}}), Contains("is 0, but must be an integer, at least 1"));
-  CHECK_THAT(refusal(tiny(), {{"data.mlm_probability", "1.5"}}), Contains("must be a number from 0 to 1"));
+  CHECK_THAT(refusal(tiny(), {{"data.mlm_probability", "1.5"}}), Contains("must be a number above 0, at most 1"));
+  CHECK_THAT(refusal(tiny(), {{"data.mlm_probability", "0"}}), Contains("must be a number above 0, at most 1"));
+  CHECK_THAT(refusal(tiny(), {{"model.layer_norm_eps", "0.0"}}), Contains("must be a number above 0, at most 1"));
+  CHECK_THAT(refusal(tiny(), {{"output", "runs/\xff"}}), Contains("\"output\"") && Contains("not UTF-8"));
+  CHECK_THAT(refusal(tiny(), {{"training.steps", "\xff"}}), Contains("\"training.steps\"") && Contains("not UTF-8"));
   CHECK_THAT(refusal(tiny(), {{"optimizer.wd_LN_gamma", "1"}}), Contains("must be true or false"));
   CHECK_THAT(refusal(tiny(), {{"schedule.type", "step"}}), Contains("\"linear\", \"cosine\", \"constant\", \"wsd\""));
   CHECK_THAT(refusal(tiny(), {{"data.special_token_ids", "[1, -2]"}}), Contains("list of integers"));
