@@ -7,9 +7,11 @@
 
 #include "kernels/error.h"
 #include "train/command_line.h"
+#include "train/thread_waiting.h"
 
 int main(int argc, char** argv) {
   using outeffhop::ErrorKind;
+  outeffhop::wait_briefly_for_threads(argv);
   try {
     return outeffhop::run_command_line(argc, argv);
   } catch (const outeffhop::Error& e) {
