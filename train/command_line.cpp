@@ -89,7 +89,7 @@ void declare_eval(CLI::App& app, EvalOptions& a, std::string& json) {
   add_device_options(command, &a.device);
   command->footer(
       "Example:\n"
-      "  outeffhop eval --checkpoint runs/mini --data 'data/bert/*_val_*.bin' --outliers --json mini.json");
+      "  outeffhop eval --checkpoint runs/mini --data 'corpora/bert/*_val_*.bin' --outliers --json mini.json");
 }
 
 void declare_probe(CLI::App& app, ProbeOptions& a) {

@@ -59,7 +59,7 @@ std::vector<ExtraFile> tokenizer_files(const ShardSet& shards) {
 ShardSet training_shards(const Config& config) {
   if (config.data.train.empty()) {
     fail(ErrorKind::usage,
-         "data.train is not set: give a glob pattern of token shards, as in --set data.train='data/*_train_*.bin'");
+         "data.train is not set: give a glob pattern of token shards, as in --set data.train='corpora/bert/*_train_*.bin'");
   }
   return ShardSet(config.data.train);
 }
