@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "model/mlp_block.h"
-
 namespace outeffhop {
 
 void Head::plan(Arena& workspace, const Capacity& capacity) {
@@ -58,8 +56,8 @@ ConstTensor Head::transform(const Pass& pass, ConstTensor rows, const Chunk& chu
     show(pass, projection_site, pre_, E, chunk);
     pass.device.run(ActivationForward{chunk.padded * E, activation, pre_, post_});
   } else {
-    activated_linear(pass.device, *projection, activation, chunk.padded, rows, pass.backward_follows ? pre_ : Tensor{},
-                     post_);
+    linear_forward(pass.device, *projection, chunk.padded, rows, post_, activation,
+                   pass.backward_follows ? pre_ : Tensor{});
   }
   if (activation != Activation::none) show(pass, activation_site, post_, E, chunk);
   if (!norm) return post_;

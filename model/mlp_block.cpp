@@ -2,21 +2,6 @@
 
 namespace outeffhop {
 
-void activated_linear(Device& device, const LinearLayer& layer, Activation activation, std::int64_t rows, ConstTensor x,
-                      Tensor pre, Tensor out) {
-  LinearForward op;
-  op.rows = rows;
-  op.in = layer.in;
-  op.out_features = layer.out;
-  op.x = x;
-  op.weight = layer.weight.value;
-  op.bias = layer.bias.value;
-  op.activation = activation;
-  op.pre = pre;
-  op.out = out;
-  device.run(op);
-}
-
 void MlpBlock::plan(Arena& activations, const Capacity& capacity) {
   saved.pre = activations.take(capacity.rows() * expand.out, capacity.dtype);
   saved.post = activations.take(capacity.rows() * expand.out, capacity.dtype);
@@ -29,7 +14,7 @@ void MlpBlock::forward(const Pass& pass, ConstTensor x, Tensor out) const {
     pass.show(pre_site, saved.pre, F);
     pass.device.run(ActivationForward{rows * F, activation, saved.pre, saved.post});
   } else {
-    activated_linear(pass.device, expand, activation, rows, x, pass.backward_follows ? saved.pre : Tensor{}, saved.post);
+    linear_forward(pass.device, expand, rows, x, saved.post, activation, pass.backward_follows ? saved.pre : Tensor{});
   }
   pass.show(post_site, saved.post, F);
   linear_forward(pass.device, contract, rows, saved.post, out);  // (B, T, C)

@@ -26,8 +26,4 @@ class MlpBlock {
   void backward(const Pass& pass, ConstTensor x, ConstTensor d_out, InputGradient d_x) const;
 };
 
-/// out = activation(layer(x)) over `rows` rows, fused; `pre` is written when it is not null.
-void activated_linear(Device& device, const LinearLayer& layer, Activation activation, std::int64_t rows, ConstTensor x,
-                      Tensor pre, Tensor out);
-
 }  // namespace outeffhop

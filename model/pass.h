@@ -70,8 +70,9 @@ struct Pass {
   void show(std::size_t site, Tensor data, std::int64_t channels) const { show(site, {data, B(), T(), channels, 0}); }
 };
 
-/// out = x weight^T + bias over `rows` rows.
-inline void linear_forward(Device& device, const LinearLayer& layer, std::int64_t rows, ConstTensor x, Tensor out) {
+/// out = activation(x weight^T + bias) over `rows` rows; what the activation was applied to goes to `pre` unless that is null.
+inline void linear_forward(Device& device, const LinearLayer& layer, std::int64_t rows, ConstTensor x, Tensor out,
+                           Activation activation = Activation::none, Tensor pre = {}) {
   LinearForward op;
   op.rows = rows;
   op.in = layer.in;
@@ -79,6 +80,8 @@ inline void linear_forward(Device& device, const LinearLayer& layer, std::int64_
   op.x = x;
   op.weight = layer.weight.value;
   op.bias = layer.bias.value;
+  op.activation = activation;
+  op.pre = pre;
   op.out = out;
   device.run(op);
 }
