@@ -14,6 +14,9 @@ struct Batch {
   std::vector<std::int32_t> input_ids;    ///< (B, T)
   std::vector<std::int32_t> labels;       ///< (B, T) aligned with the position whose output predicts them, or kIgnoredLabel
   std::vector<std::int32_t> key_lengths;  ///< (B), or empty when nothing is padded
+  /// (B, T, 2), or empty when each row is one sequence: the half-open range of positions of row b that the document at
+  /// position t takes. Padding has the empty range (length, length), where length is the row's key_lengths.
+  std::vector<std::int32_t> key_ranges;
   std::vector<std::uint64_t> sample_ids;  ///< (B) global sample indices
 };
 

@@ -49,6 +49,11 @@ struct AttentionProblem {
   bool causal = false;              ///< query i sees key j only if j <= i + causal_offset
   std::int64_t causal_offset = 0;   ///< Tk - Tq when a cache precedes the queries
   const std::int32_t* key_lengths = nullptr;  ///< (B) device memory: keys [0, length) are visible; null: all. May be 0
+  /// Packed sequences: (B, Tq, 2) device memory, query row i of sample b sees only keys [r_0, r_1) of its own sequence; null:
+  /// all. Both ends are in [0, Tk] and never fall as i grows, so that a block of rows can skip the keys before and after it;
+  /// r_0 = r_1 where a row belongs to no sequence. Cumulative lengths, written out a row: the shape of a packed batch does
+  /// not depend on where its sequences end, and no kernel has to search. Causality and key_lengths hold as well.
+  const std::int32_t* key_ranges = nullptr;
   Dropout dropout;                  ///< on p; tiled mapping, row h Tq + i, column j
 };
 

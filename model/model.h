@@ -20,6 +20,7 @@ struct ModelBatch {
   const std::int32_t* position_ids = nullptr;  ///< (B, T) rows of the position table, offset included
   const std::int32_t* type_ids = nullptr;      ///< (B, T) or null for 0
   const std::int32_t* key_lengths = nullptr;   ///< (B) or null when nothing is padded
+  const std::int32_t* key_ranges = nullptr;    ///< (B, T, 2) or null when no row of the batch packs several sequences
   const std::uint64_t* sample_ids = nullptr;   ///< (B) global sample indices: what dropout depends on
   std::int64_t label_count = 0;                ///< labelled positions N
   const std::int32_t* label_rows = nullptr;    ///< (N) row b T + t of each labelled position
