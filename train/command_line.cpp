@@ -9,6 +9,7 @@
 #include "kernels/attention.h"
 #include "kernels/device.h"
 #include "train/config.h"
+#include "train/config_command.h"
 #include "train/eval_command.h"
 #include "train/files.h"
 #include "train/probe.h"
@@ -108,6 +109,23 @@ void declare_probe(CLI::App& app, ProbeOptions& a) {
       "  outeffhop probe --checkpoint runs/mini --batch batch.safetensors --out probe.safetensors");
 }
 
+struct ConfigArguments {
+  std::string config;
+  std::vector<std::string> changes;
+};
+
+void declare_config(CLI::App& app, ConfigArguments& a) {
+  CLI::App* command = app.add_subcommand("config", "Print a whole configuration, every key with what it means");
+  command->add_option("--config", a.config, "JSON configuration to complete; default: the defaults")->type_name("FILE");
+  command->add_option("--set", a.changes, "change one key; may be repeated")->type_name("KEY=VALUE")->allow_extra_args(false);
+  command->footer(
+      "It is a file that train --config reads: JSON with comments. \"auto\" stands where the data decides.\n"
+      "Examples:\n"
+      "  outeffhop config > mine.json\n"
+      "  outeffhop config --set model.model_type=opt          # defaults that depend on the model type\n"
+      "  outeffhop config --config configs/bert_mini.json --set training.steps=5000");
+}
+
 /// A path that will be written into a JSON file.
 const std::string& json_path(const char* option, const std::string& path) {
   if (is_utf8(path)) return path;
@@ -115,10 +133,14 @@ const std::string& json_path(const char* option, const std::string& path) {
        dump_text(nlohmann::json(path)));
 }
 
-int train_command(TrainArguments& a) {
+Config read_config_arguments(const std::string& file, const std::vector<std::string>& changes) {
   std::vector<Override> overrides;
-  for (const std::string& change : a.changes) overrides.push_back(parse_override(change));
-  a.options.config = load_config(a.config, overrides);
+  for (const std::string& change : changes) overrides.push_back(parse_override(change));
+  return file.empty() ? read_config(nlohmann::json::object(), "--set", overrides) : load_config(file, overrides);
+}
+
+int train_command(TrainArguments& a) {
+  a.options.config = read_config_arguments(a.config, a.changes);
   if (!a.out.empty()) a.options.config.output = json_path("--out", a.out);
   return train(a.options);
 }
@@ -147,9 +169,11 @@ int run_command_line(int argc, const char* const* argv) {
   EvalOptions eval_options;
   std::string eval_json;
   ProbeOptions probe_options;
+  ConfigArguments config_arguments;
   declare_train(app, train_arguments);
   declare_eval(app, eval_options, eval_json);
   declare_probe(app, probe_options);
+  declare_config(app, config_arguments);
 
   try {
     app.parse(argc, argv);
@@ -168,7 +192,11 @@ int run_command_line(int argc, const char* const* argv) {
     probe(probe_options);
     return 0;
   }
-  fail(ErrorKind::usage, "no command: outeffhop train, eval or probe (outeffhop --help tells more)");
+  if (app.got_subcommand("config")) {
+    fmt::print("{}", commented_config(read_config_arguments(config_arguments.config, config_arguments.changes)));
+    return 0;
+  }
+  fail(ErrorKind::usage, "no command: outeffhop train, eval, probe or config (outeffhop --help tells more)");
 }
 
 }  // namespace outeffhop

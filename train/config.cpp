@@ -137,6 +137,14 @@ Schema describe(Config& c) {
   return s;
 }
 
+Config default_config(const std::string& model_type) {
+  Config config;
+  config.model = default_model_config(model_type);
+  config.model.vocab_size = kAuto;
+  config.model.pad_token_id = kAuto;
+  return config;
+}
+
 Override parse_override(const std::string& text) {
   const std::size_t equals = text.find('=');
   if (equals == std::string::npos || equals == 0) {
@@ -157,10 +165,7 @@ Config read_config(const nlohmann::json& values, const std::string& origin, cons
   const std::optional<std::string> changed_type = model_type_of(changes, "--set");
   const std::string type = changed_type ? *changed_type : model_type_of(values, origin).value_or("bert");
 
-  Config config;
-  config.model = default_model_config(type);
-  config.model.vocab_size = kAuto;
-  config.model.pad_token_id = kAuto;
+  Config config = default_config(type);
   const Schema schema = describe(config);
   schema.read(values, origin);
   schema.read(changes, "--set");

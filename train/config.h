@@ -77,6 +77,9 @@ struct Config {
 /// Every key of `config`, bound to it. `config.model` must already hold the defaults of its model type.
 Schema describe(Config& config);
 
+/// What every key is while no one sets it: the defaults of a model type ("bert", "opt"), with "auto" where the data decides.
+Config default_config(const std::string& model_type);
+
 /// One --set KEY=VALUE: KEY is dotted, VALUE is JSON or, where it is not, a bare string.
 struct Override {
   std::string key, value;
