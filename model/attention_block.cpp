@@ -21,6 +21,7 @@ AttentionProblem AttentionBlock::problem(const Pass& pass) const {
   p.n = n;
   p.causal = causal;
   p.key_lengths = pass.batch.key_lengths;
+  p.key_ranges = pass.batch.key_ranges;
   p.dropout = pass.dropout(dropout_probability, dropout_site);
   return p;
 }

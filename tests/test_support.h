@@ -17,6 +17,9 @@ std::mt19937_64 generator(std::uint64_t seed);
 
 std::vector<double> normal_values(std::mt19937_64& rng, std::size_t count, double scale = 1.0);
 
+/// Appends the (T, 2) key ranges of a row of T tokens that packs documents of these lengths; what is left is padding.
+void append_key_ranges(const std::vector<std::int64_t>& documents, std::int64_t T, std::vector<std::int32_t>& ranges);
+
 /// A fresh directory, removed with its contents on destruction.
 class TemporaryDirectory {
  public:

@@ -10,6 +10,10 @@ namespace {
 
 bool visible(const AttentionProblem& p, std::int64_t b, std::int64_t i, std::int64_t j) {
   if (p.causal && j > i + p.causal_offset) return false;
+  if (p.key_ranges) {
+    const std::int32_t* range = p.key_ranges + (b * p.Tq + i) * 2;
+    if (j < range[0] || j >= range[1]) return false;
+  }
   return !p.key_lengths || j < p.key_lengths[b];
 }
 

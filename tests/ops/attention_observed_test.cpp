@@ -15,11 +15,13 @@ struct Observed {
   bool causal = false;
   std::int64_t causal_offset = 0;
   std::vector<std::int32_t> key_lengths;
+  std::vector<std::int32_t> key_ranges;
   double logit = 1.0;
 
   std::string name() const {
-    return fmt::format("B {}, H {}, Tq {}, Tk {}, D {}, rows {} + {}, n {}, causal {} {:+}, {} key lengths, logits {}", B, H,
-                       Tq, Tk, D, row_begin, rows, n, causal, causal_offset, key_lengths.size(), logit);
+    return fmt::format(
+        "B {}, H {}, Tq {}, Tk {}, D {}, rows {} + {}, n {}, causal {} {:+}, {} key lengths, {} key ranges, logits {}", B, H,
+        Tq, Tk, D, row_begin, rows, n, causal, causal_offset, key_lengths.size(), key_ranges.size() / 2, logit);
   }
   std::int64_t matrix() const { return B * H * rows * Tk; }
   HeadLayout queries() const { return HeadLayout::dense(B, Tq, H, D); }
@@ -32,6 +34,7 @@ struct Observed {
     p.causal = causal;
     p.causal_offset = causal_offset;
     if (!key_lengths.empty()) p.key_lengths = at.ints("key_lengths");
+    if (!key_ranges.empty()) p.key_ranges = at.ints("key_ranges");
     return p;
   }
   /// Elements of the (B, Tq, H, D) output in rows [row_begin, row_begin + rows).
@@ -62,6 +65,16 @@ std::vector<Observed> grid() {
     all.push_back(o);
     o.logit = 70;
     all.push_back(o);
+    // Packed documents, the second sample with a tail of padding; then causal, large logits, a block of rows.
+    o = {};
+    o.n = n;
+    o.Tq = o.rows = o.Tk = 150;
+    append_key_ranges({1, 47, 85, 1, 16}, o.Tq, o.key_ranges);
+    append_key_ranges({130, 1}, o.Tq, o.key_ranges);
+    all.push_back(o);
+    o.causal = true, o.logit = 70;
+    o.row_begin = 40, o.rows = 100;
+    all.push_back(o);
   }
   return all;
 }
@@ -71,6 +84,7 @@ OpCase started(const Observed& s, const std::string& what) {
   op_case.name = "attention " + what + ", " + s.name();
   op_case.thread_invariant = true;
   if (!s.key_lengths.empty()) op_case.ints("key_lengths", s.key_lengths);
+  if (!s.key_ranges.empty()) op_case.ints("key_ranges", s.key_ranges);
   return op_case;
 }
 

@@ -21,6 +21,8 @@ struct Setting {
   bool causal = false;
   std::int64_t causal_offset = 0;
   std::vector<std::int32_t> key_lengths;  ///< of the B samples; empty: all keys
+  std::string packing;                    ///< what key_ranges are, in words
+  std::vector<std::int32_t> key_ranges;   ///< (B, Tq, 2); empty: every key
   double dropout = 0.0;
   double logit = 1.0;  ///< standard deviation of the logits
   Layout layout = Layout::dense;
@@ -31,10 +33,11 @@ struct Setting {
     std::string lengths;
     for (const std::int32_t length : key_lengths) lengths += fmt::format(" {}", length);
     return fmt::format(
-        "B {}, H {}, Tq {}, Tk {}, D {}, n {}, causal {} {:+}, key lengths{}, dropout {}, logits {}, packed {}, shared q {} "
-        "k {}, accumulate {}",
-        B, H, Tq, Tk, D, n, causal, causal_offset, lengths, dropout, logit, layout == Layout::packed, shared_queries,
-        shared_keys, accumulate);
+        "B {}, H {}, Tq {}, Tk {}, D {}, n {}, causal {} {:+}, key lengths{}, key ranges {}, dropout {}, logits {}, packed "
+        "{}, "
+        "shared q {} k {}, accumulate {}",
+        B, H, Tq, Tk, D, n, causal, causal_offset, lengths, packing, dropout, logit, layout == Layout::packed,
+        shared_queries, shared_keys, accumulate);
   }
 
   AttentionProblem problem(const Operands& at) const {
@@ -45,6 +48,7 @@ struct Setting {
     p.causal = causal;
     p.causal_offset = causal_offset;
     if (!key_lengths.empty()) p.key_lengths = at.ints("key_lengths");
+    if (!key_ranges.empty()) p.key_ranges = at.ints("key_ranges");
     if (dropout > 0) p.dropout = Dropout::make(dropout, 77, 5, at.samples("samples"));
     return p;
   }
@@ -71,6 +75,7 @@ void add_inputs(OpCase& op_case, const Setting& s, std::mt19937_64& rng) {
   require(s.layout == Layout::dense || s.Tq == s.Tk, "packed projections have as many queries as keys");
   op_case.samples("samples", kSamples);
   if (!s.key_lengths.empty()) op_case.ints("key_lengths", s.key_lengths);
+  if (!s.key_ranges.empty()) op_case.ints("key_ranges", s.key_ranges);
   if (s.layout == Layout::packed) {
     auto values = normal_values(rng, static_cast<std::size_t>(s.B * s.Tq * 3 * s.H * s.D));
     const HeadLayout queries = place(s, 0).layout;
@@ -102,25 +107,41 @@ OpCase forward_case(const Setting& s) {
   return op_case;
 }
 
-std::int64_t visible_keys(const Setting& s, std::int64_t b, std::int64_t query) {
-  std::int64_t visible = s.Tk;
-  if (!s.key_lengths.empty()) visible = std::min<std::int64_t>(visible, s.key_lengths[static_cast<std::size_t>(b)]);
-  if (s.causal) visible = std::min(visible, std::max<std::int64_t>(query + s.causal_offset + 1, 0));
-  return visible;
+bool sees(const Setting& s, std::int64_t b, std::int64_t query, std::int64_t key) {
+  if (s.causal && key > query + s.causal_offset) return false;
+  if (!s.key_lengths.empty() && key >= s.key_lengths[static_cast<std::size_t>(b)]) return false;
+  const auto row = static_cast<std::size_t>(2 * (b * s.Tq + query));
+  return s.key_ranges.empty() || (key >= s.key_ranges[row] && key < s.key_ranges[row + 1]);
 }
+
+/// How many keys each query sees, and how many queries each key is seen by: (B, Tq) and (B, Tk).
+struct Seen {
+  std::vector<std::int64_t> keys, queries;
+  explicit Seen(const Setting& s)
+      : keys(static_cast<std::size_t>(s.B * s.Tq)), queries(static_cast<std::size_t>(s.B * s.Tk)) {
+    for (std::int64_t b = 0; b < s.B; ++b)
+      for (std::int64_t i = 0; i < s.Tq; ++i)
+        for (std::int64_t j = 0; j < s.Tk; ++j) {
+          if (!sees(s, b, i, j)) continue;
+          ++keys[static_cast<std::size_t>(b * s.Tq + i)];
+          ++queries[static_cast<std::size_t>(b * s.Tk + j)];
+        }
+  }
+};
 
 /// Gradients of queries that see no key, and of keys that no query sees, are exactly 0. (Where a row sees one key and n is 0
 /// the gradient of its query is 0 too, but by cancellation, which rounds.)
 void check_unseen(const Setting& s, const Results& results) {
+  const Seen seen(s);
   for (int which = 0; which < 3; ++which) {
     const Place gradient = place(s, which, "d_");
     const std::vector<double>& values = results[gradient.tensor].values;
     std::vector<bool> may_differ(values.size(), false);
     for (std::int64_t b = 0; b < s.B; ++b)
       for (std::int64_t t = 0; t < gradient.layout.T; ++t) {
-        // Later queries see more: a key is seen by the last one or by none.
-        const bool seen = which == 0 ? visible_keys(s, b, t) > 0 : s.Tq > 0 && t < visible_keys(s, b, s.Tq - 1);
-        for (std::int64_t i = 0; seen && i < s.H * s.D; ++i)
+        const auto row = static_cast<std::size_t>(b * gradient.layout.T + t);
+        const bool any = (which == 0 ? seen.keys : seen.queries)[row] > 0;
+        for (std::int64_t i = 0; any && i < s.H * s.D; ++i)
           may_differ[static_cast<std::size_t>(gradient.layout.element(b, t, i / s.D, i % s.D))] = true;
       }
     const std::vector<bool> written = gradient.layout.elements(static_cast<std::int64_t>(values.size()));
@@ -129,6 +150,39 @@ void check_unseen(const Setting& s, const Results& results) {
     INFO(s.name() << ": " << gradient.tensor << " of what is masked");
     CHECK(wrong == 0);
   }
+}
+
+/// Where n is 0 and no query sees more than one key, the gradients of queries and keys are 0: o is that key's value times
+/// what dropout makes of it, so that d_o . v and D cancel. This is how large what the difference is multiplied by makes
+/// their terms: scale |k| sum_d |d_o v| for a query, scale |q| sum_d |d_o v| for a key.
+double cancelling(const Setting& s, const OpCase& op_case) {
+  const std::vector<std::int64_t> keys = Seen(s).keys;
+  if (s.n > 0 || std::any_of(keys.begin(), keys.end(), [](std::int64_t count) { return count > 1; })) return 0;
+  const auto values = [&](const std::string& name) -> const std::vector<double>& {
+    for (const auto& tensor : op_case.tensors)
+      if (tensor->name == name) return tensor->values;
+    throw std::logic_error(name);
+  };
+  const double scale = (s.dropout > 0 ? 1 / (1 - s.dropout) : 1.0) / std::sqrt(static_cast<double>(s.D));
+  double largest = 0;
+  for (std::int64_t b = 0; b < s.B; ++b)
+    for (std::int64_t i = 0; i < s.Tq; ++i)
+      for (std::int64_t j = 0; j < s.Tk; ++j) {
+        if (!sees(s, b, i, j)) continue;
+        for (std::int64_t h = 0; h < s.H; ++h) {
+          double terms = 0, factor = 0;
+          for (std::int64_t d = 0; d < s.D; ++d) {
+            const auto at = [&](int which, std::int64_t t) {
+              return std::fabs(
+                  values(place(s, which).tensor)[static_cast<std::size_t>(place(s, which).layout.element(b, t, h, d))]);
+            };
+            terms += std::fabs(values("d_o")[static_cast<std::size_t>(output_layout(s).element(b, i, h, d))]) * at(2, j);
+            factor = std::max({factor, at(0, i), at(1, j)});
+          }
+          largest = std::max(largest, scale * factor * terms);
+        }
+      }
+  return largest;
 }
 
 /// Forward, then backward from what it left.
@@ -152,6 +206,9 @@ OpCase backward_case(const Setting& s) {
                                       : op_case.output(gradient.tensor, count);
     tensor.region(gradient.tensor + " part " + "qkv"[which], gradient.layout);
   }
+  if (const double magnitude = cancelling(s, op_case); magnitude > 0)
+    for (const auto& tensor : op_case.tensors)
+      if (tensor->name == "d_q" || tensor->name == "d_k" || tensor->name == "d_qkv") tensor->cancels(magnitude);
   op_case.call = [s](Device& device, const Operands& at) {
     const AttentionForward forward = forward_op(s, at);
     device.run(forward);
@@ -172,6 +229,28 @@ OpCase backward_case(const Setting& s) {
 void check_both(const Setting& s) {
   check(forward_case(s));
   check(backward_case(s));
+}
+
+/// Packs each row with the documents, sample b from number b on, so that the rows differ; the rest is padding.
+void pack(Setting& s, const std::vector<std::int64_t>& documents) {
+  s.packing = "of documents";
+  for (const std::int64_t length : documents) s.packing += fmt::format(" {}", length);
+  for (std::int64_t b = 0; b < s.B; ++b) {
+    std::vector<std::int64_t> row = documents;
+    if (!row.empty()) std::rotate(row.begin(), row.begin() + b % static_cast<std::int64_t>(row.size()), row.end());
+    append_key_ranges(row, s.Tq, s.key_ranges);
+  }
+}
+
+/// Query i of sample b sees up to `width` keys around its share of the keys.
+void slide(Setting& s, std::int64_t width) {
+  s.packing = fmt::format("windows of {}", width);
+  for (std::int64_t b = 0; b < s.B; ++b)
+    for (std::int64_t i = 0; i < s.Tq; ++i) {
+      const std::int64_t centre = i * s.Tk / s.Tq + b, begin = std::clamp<std::int64_t>(centre - width / 2, 0, s.Tk);
+      s.key_ranges.push_back(static_cast<std::int32_t>(begin));
+      s.key_ranges.push_back(static_cast<std::int32_t>(std::clamp(centre + (width + 1) / 2, begin, s.Tk)));
+    }
 }
 
 Setting with(Setting s, const std::function<void(Setting&)>& change) {
@@ -242,7 +321,48 @@ TEST_CASE("attention of logits of two hundred neither overflows nor loses its gr
   for (const float n : {0.0f, 1e-30f, 1.0f, 1e30f}) {
     check_both(with({}, [&](Setting& s) { s.Tq = s.Tk = 40, s.n = n, s.logit = 70; }));
     check_both(with({}, [&](Setting& s) { s.B = 1, s.Tq = s.Tk = 140, s.n = n, s.logit = 70, s.causal = true; }));
-    check_both(with({}, [&](Setting& s) { s.B = 3, s.Tq = s.Tk = 200, s.n = n, s.logit = 70, s.key_lengths = {200, 0, 1}; }));
+    check_both(with({}, [&](Setting& s) {
+      s.B = 3, s.Tq = s.Tk = 200, s.n = n, s.logit = 70, s.key_lengths = {200, 0, 1};
+    }));
+  }
+}
+
+TEST_CASE("attention of packed documents") {
+  // Documents of single tokens, ones that end on the borders of blocks of 48 queries and 128 keys, beside and across them.
+  const std::vector<std::int64_t> small = {1, 1, 3, 2}, middle = {48, 1, 47, 32, 1, 1, 17}, large = {5, 123, 128, 49, 1, 30};
+  for (const float n : {0.0f, 1.0f, 4.0f})
+    for (const bool causal : {false, true}) {
+      const auto packed = [&](std::int64_t B, std::int64_t T, std::int64_t D, const std::vector<std::int64_t>& documents,
+                              double dropout) {
+        return with({}, [&](Setting& s) {
+          s.B = B, s.H = T > 100 ? 1 : 2, s.Tq = s.Tk = T, s.D = D, s.n = n, s.causal = causal, s.dropout = dropout;
+          pack(s, documents);
+        });
+      };
+      check_both(packed(3, 7, 32, small, 0.0));   // no padding
+      check_both(packed(2, 20, 80, small, 0.3));  // a tail of padding
+      check_both(packed(2, 161, 64, middle, 0.1));
+      check_both(packed(1, 400, 20, large, 0.0));
+      check_both(packed(2, 61, 64, std::vector<std::int64_t>(61, 1), 0.0));  // each token alone
+      check_both(packed(2, 70, 32, {}, 0.0));                                // nothing but padding
+      check_both(with(packed(2, 161, 32, middle, 0.2), [](Setting& s) { s.layout = Layout::packed, s.accumulate = true; }));
+    }
+}
+
+TEST_CASE("attention of key ranges with key lengths, causal offsets, shared tensors and large logits") {
+  for (const float n : {0.0f, 1.0f}) {
+    const Setting base = with({}, [&](Setting& s) { s.B = 3, s.Tq = s.Tk = 150, s.H = 1, s.n = n, s.dropout = 0.1; });
+    const std::vector<std::int64_t> documents = {20, 100, 25};
+    check_both(with(base, [&](Setting& s) { pack(s, documents), s.key_lengths = {130, 20, 0}; }));
+    check_both(with(base, [&](Setting& s) { pack(s, documents), s.causal = true, s.causal_offset = -3; }));
+    check_both(with(base, [&](Setting& s) { pack(s, documents), s.causal = true, s.causal_offset = 5; }));
+    check_both(with(base, [&](Setting& s) { pack(s, documents), s.shared_queries = true; }));
+    check_both(with(base, [&](Setting& s) { pack(s, documents), s.shared_keys = true, s.accumulate = true; }));
+    check_both(with(base, [&](Setting& s) { pack(s, documents), s.logit = 70; }));
+    // Ranges need not be documents: windows of keys that move along, other lengths of queries and keys.
+    check_both(with(base, [&](Setting& s) { slide(s, 40); }));
+    check_both(with(base, [&](Setting& s) { s.Tk = 300, slide(s, 131); }));
+    check_both(with(base, [&](Setting& s) { s.Tq = 60, s.Tk = 20, slide(s, 3); }));
   }
 }
 
@@ -326,10 +446,11 @@ TEST_CASE("a row of attention without a visible key is 0 and has no gradient") {
       OpCase op_case = forward_case(s);
       op_case.also = [s](const Results& results) {
         const HeadLayout layout = output_layout(s);
+        const Seen seen(s);
         for (std::int64_t b = 0; b < s.B; ++b)
           for (std::int64_t h = 0; h < s.H; ++h)
             for (std::int64_t t = 0; t < s.Tq; ++t) {
-              if (visible_keys(s, b, t) > 0) continue;
+              if (seen.keys[static_cast<std::size_t>(b * s.Tq + t)] > 0) continue;
               for (std::int64_t d = 0; d < s.D; ++d)
                 CHECK(results["o"].values[static_cast<std::size_t>(layout.element(b, t, h, d))] == 0.0);
               const double lse = results["lse"].values[static_cast<std::size_t>((b * s.H + h) * s.Tq + t)];

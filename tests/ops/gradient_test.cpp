@@ -298,6 +298,7 @@ struct AttentionShape {
   std::vector<std::int32_t> lengths = {};
   double dropout = 0;
   bool shared_query = false, shared_keys = false;
+  std::vector<std::int32_t> ranges = {};
 };
 
 void check_attention_gradient(const AttentionShape& shape, std::uint64_t seed) {
@@ -316,6 +317,7 @@ void check_attention_gradient(const AttentionShape& shape, std::uint64_t seed) {
   problem.causal = shape.causal;
   problem.causal_offset = shape.offset;
   problem.key_lengths = shape.lengths.empty() ? nullptr : shape.lengths.data();
+  problem.key_ranges = shape.ranges.empty() ? nullptr : shape.ranges.data();
   if (shape.dropout > 0) problem.dropout = Dropout::make(shape.dropout, 17, 4, samples.data());
   const auto view = [&](Values& values, std::int64_t T, bool shared) {
     return HeadView{values.data(), DType::f64, shared ? 0 : T * H * D, H * D, D};
@@ -365,11 +367,16 @@ void check_attention_gradient(const AttentionShape& shape, std::uint64_t seed) {
 
 TEST_CASE("attention gradient") {
   std::vector<AttentionShape> shapes;
+  std::vector<std::int32_t> packed;
+  append_key_ranges({2, 1, 2}, 5, packed);
+  append_key_ranges({3}, 5, packed);
   for (const float n : {0.0f, 1.0f, 0.5f, 4.0f}) {
     shapes.push_back({"plain", n});
     shapes.push_back({"causal", n, true, 1});
     shapes.push_back({"lengths", n, false, 0, 3, 4, {3, 0}});
     shapes.push_back({"dropout", n, false, 0, 3, 4, {}, 0.4});
+    shapes.push_back({"packed", n, false, 0, 5, 5, {}, 0, false, false, packed});
+    shapes.push_back({"packed, causal, dropout", n, true, 0, 5, 5, {5, 3}, 0.3, false, false, packed});
     shapes.push_back({"all at once", n, true, 1, 3, 4, {4, 2}, 0.3});
   }
   shapes.push_back({"causal, rows without a key", 0, true, -1, 4, 3});

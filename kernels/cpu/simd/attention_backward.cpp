@@ -64,7 +64,7 @@ static inline void softmax_backward(const AttentionProblem& p, std::int64_t b, s
   for (std::int64_t row = 0; row < rows; ++row) {
     float* s = scratch.probabilities + row * kKeys;
     float* ds = scratch.d_logits + row * kKeys;
-    const std::int64_t visible = smaller(larger(visible_keys(p, b, query + row) - key, 0), columns);
+    const std::int64_t visible = hide_keys_before(visible_keys(p, b, query + row), key, columns, s);
     if (drops && visible > 0)
       philox_bits_tiled(p.dropout.key, sample, static_cast<std::uint32_t>(h * p.Tq + query + row), key, visible, bits);
     const NativeVector log_sum = broadcast(lse[query + row]),
@@ -89,14 +89,15 @@ static inline void softmax_backward(const AttentionProblem& p, std::int64_t b, s
   }
 }
 
-/// One tile: query block x key block of the head in scratch.
+/// One tile: query block x key block of the head in scratch, less the keys at either end that none of the rows sees.
 static inline void backward_tile(const AttentionBackward& op, std::int64_t b, std::int64_t h, std::int64_t query_block,
                                  std::int64_t key_block, Wanted wanted, const BackwardScratch& scratch) {
   const AttentionProblem& p = op.problem;
   const std::int64_t Dp = round_up(p.D, W);
   const std::int64_t query = query_block * kQueryRows, rows = smaller(kQueryRows, p.Tq - query);
-  const std::int64_t key = key_block * kKeys;
-  const std::int64_t count = smaller(kKeys, visible_keys(p, b, query + rows - 1) - key), columns = round_up(count, W);
+  const KeyRange seen = keys_of_rows(p, b, query, query + rows - 1);
+  const std::int64_t key = larger(key_block * kKeys, seen.begin);
+  const std::int64_t count = smaller((key_block + 1) * kKeys, seen.end) - key, columns = round_up(count, W);
   if (count <= 0) return;
 
   const float* lse = static_cast<const float*>(op.lse.data) + (b * p.H + h) * p.Tq;
@@ -157,9 +158,9 @@ static inline void backward_head(const AttentionBackward& op, std::int64_t h, st
     if (wanted.d_k && (first || op.d_k.batch_stride != 0)) clear(scratch.d_keys, key_begin, key_end, Dp);
     if (wanted.d_v && (first || op.d_v.batch_stride != 0)) clear(scratch.d_values, key_begin, key_end, Dp);
 
-    // Queries see a prefix of the keys, the last one most; what nobody sees is not even read.
-    const std::int64_t seen = query_begin < query_end ? visible_keys(p, b, query_end - 1) : 0;
-    const std::int64_t keys = smaller(key_end, seen) - key_begin;
+    // What nobody sees is not even read.
+    const KeyRange seen = query_begin < query_end ? keys_of_rows(p, b, query_begin, query_end - 1) : KeyRange{0, 0};
+    const std::int64_t first_key = larger(key_begin, seen.begin), keys = smaller(key_end, seen.end) - first_key;
     if (keys > 0) {
       const std::int64_t queries = query_end - query_begin;
       load_rows(op.q, b, h, query_begin, queries, p.D, p.scale, scratch.queries + query_begin * Dp);
@@ -169,9 +170,9 @@ static inline void backward_head(const AttentionBackward& op, std::int64_t h, st
         load_rows(op.o, b, h, i, rows, p.D, 1.0f, scratch.strip);
         row_products(scratch.d_outputs + i * Dp, scratch.strip, rows, Dp, scratch.output_products + i);
       }
-      load_transposed(op.k, b, h, key_begin, keys, p.D, scratch.strip, scratch.transposed_keys);
-      load_transposed(op.v, b, h, key_begin, keys, p.D, scratch.strip, scratch.transposed_values);
-      if (wanted.d_q) load_rows(op.k, b, h, key_begin, keys, p.D, 1.0f, scratch.keys + key_begin * Dp);
+      load_transposed(op.k, b, h, first_key, keys, p.D, scratch.strip, scratch.transposed_keys);
+      load_transposed(op.v, b, h, first_key, keys, p.D, scratch.strip, scratch.transposed_values);
+      if (wanted.d_q) load_rows(op.k, b, h, first_key, keys, p.D, 1.0f, scratch.keys + first_key * Dp);
       for (std::int64_t key_block = key_blocks.begin; key_block < key_blocks.end; ++key_block)
         for (std::int64_t query_block = query_blocks.begin; query_block < query_blocks.end; ++query_block)
           backward_tile(op, b, h, query_block, key_block, wanted, scratch);
@@ -211,7 +212,7 @@ void attention_backward(const AttentionBackward& op, int part, int parts, float*
     return of;
   };
   const auto keys_seen = [&](std::int64_t b, std::int64_t query_block) {
-    return visible_keys(p, b, smaller(p.Tq, (query_block + 1) * kQueryRows) - 1);
+    return keys_of_rows(p, b, query_block * kQueryRows, smaller(p.Tq, (query_block + 1) * kQueryRows) - 1);
   };
 
   // Cutting heads costs seven products instead of five: worth it where whole heads keep under 5/7 of the threads busy.
@@ -220,7 +221,7 @@ void attention_backward(const AttentionBackward& op, int part, int parts, float*
     const auto cost = [&](std::int64_t first_sample) {
       std::int64_t sum_of_keys = 0;
       for (std::int64_t b = first_sample; b < first_sample + samples; ++b)
-        for (std::int64_t block = 0; block < queries.end; ++block) sum_of_keys += keys_seen(b, block) + 16;
+        for (std::int64_t block = 0; block < queries.end; ++block) sum_of_keys += keys_seen(b, block).count() + 16;
       return sum_of_keys + 1;
     };
     std::int64_t total = 0;
@@ -240,13 +241,18 @@ void attention_backward(const AttentionBackward& op, int part, int parts, float*
   const auto cost_of_keys = [&](std::int64_t first_sample, std::int64_t key_block) {
     std::int64_t tiles = 1;
     for (std::int64_t b = first_sample; b < first_sample + samples; ++b)
-      for (std::int64_t block = 0; block < queries.end; ++block) tiles += keys_seen(b, block) > key_block * kKeys;
+      for (std::int64_t block = 0; block < queries.end; ++block) {
+        const KeyRange seen = keys_seen(b, block);
+        tiles += larger(seen.begin, key_block * kKeys) < smaller(seen.end, (key_block + 1) * kKeys);
+      }
     return wants_keys ? 4 * tiles : 0;
   };
   const auto cost_of_queries = [&](std::int64_t first_sample, std::int64_t query_block) {
     std::int64_t tiles = 1;
-    for (std::int64_t b = first_sample; b < first_sample + samples; ++b)
-      tiles += blocks_of(keys_seen(b, query_block), kKeys);
+    for (std::int64_t b = first_sample; b < first_sample + samples; ++b) {
+      const KeyRange seen = keys_seen(b, query_block);
+      if (seen.count() > 0) tiles += blocks_of(seen.end, kKeys) - seen.begin / kKeys;
+    }
     return wanted.d_q ? 3 * tiles : 0;
   };
   std::int64_t total = 0;

@@ -18,7 +18,7 @@ struct QueryBlock {
   float* logits;   ///< (kQueryRows, kKeys), then the probabilities up to the factor exp(-maximum)
   float* outputs;  ///< (kQueryRows, Dp)
   float *maximum, *sum, *shrink, *block_value;  ///< (kQueryRows)
-  std::int64_t* visible;                        ///< (kQueryRows): visible keys of each row
+  KeyRange* visible;                            ///< (kQueryRows): the keys that each row sees
 };
 
 struct ForwardScratch {
@@ -41,7 +41,7 @@ struct ForwardScratch {
     block.sum = take(kQueryRows);
     block.shrink = take(kQueryRows);
     block.block_value = take(kQueryRows);
-    block.visible = reinterpret_cast<std::int64_t*>(take(2 * kQueryRows));
+    block.visible = reinterpret_cast<KeyRange*>(take(kQueryRows * sizeof(KeyRange) / sizeof(float)));
     size = take.used;
   }
 };
@@ -51,9 +51,10 @@ static inline void online_softmax(const Dropout& dropout, std::uint64_t sample, 
                                   std::int64_t begin, std::int64_t columns, std::int64_t Dp, bool first,
                                   const QueryBlock& block) {
   constexpr std::int64_t N = kNativeLanes;
+  std::int64_t visible_columns[kQueryRows];
   for (std::int64_t row = 0; row < rows; ++row) {
-    const float* s = block.logits + row * kKeys;
-    const std::int64_t visible = smaller(block.visible[row] - begin, columns);
+    float* s = block.logits + row * kKeys;
+    const std::int64_t visible = visible_columns[row] = hide_keys_before(block.visible[row], begin, columns, s);
     NativeVector maximum = broadcast(kNoMaximum);
     std::int64_t j = 0;
     for (; j + N <= visible; j += N) maximum = larger_of(maximum, load_native(s + j));
@@ -70,7 +71,7 @@ static inline void online_softmax(const Dropout& dropout, std::uint64_t sample, 
   std::uint16_t bits[kKeys];
   for (std::int64_t row = 0; row < rows; ++row) {
     float* s = block.logits + row * kKeys;
-    const std::int64_t visible = smaller(block.visible[row] - begin, columns);
+    const std::int64_t visible = visible_columns[row];
     const NativeVector maximum = broadcast(block.maximum[row]);
     NativeVector total = {};
     if (drops && visible > 0)
@@ -107,21 +108,21 @@ static inline void query_block(const AttentionForward& op, std::int64_t b, std::
     store(block.block_value + row, splat(kNoMaximum));
   }
   for (std::int64_t row = 0; row < rows; ++row) block.visible[row] = visible_keys(p, b, begin + row);
-  const std::int64_t keys = block.visible[rows - 1];  // the last row sees most
+  const KeyRange keys = keys_of_rows(p, b, begin, begin + rows - 1);
   const std::uint64_t sample = p.dropout.threshold != 0 ? p.dropout.sample_ids[b] : 0;
 
   prefetch_rows<true>(op.o, b, h, begin, rows, p.D);
   load_rows(op.q, b, h, begin, rows, p.D, p.scale, block.queries);
-  if (keys == 0)
+  if (keys.count() == 0)
     for (std::int64_t i = 0; i < rows * Dp; i += W) store(block.outputs + i, vf{});
-  for (std::int64_t key = 0; key < keys; key += kKeys) {
-    const std::int64_t count = smaller(kKeys, keys - key), columns = round_up(count, W);
+  for (std::int64_t key = keys.begin; key < keys.end; key += kKeys) {
+    const std::int64_t count = smaller(kKeys, keys.end - key), columns = round_up(count, W);
     RightOperand right = panels(scratch.transposed_keys, Dp);
     right.data += key / kPanel * right.panel_stride;
     product<false>(rows, columns, Dp, block.queries, Dp, right, block.logits, kKeys, false);
-    online_softmax(p.dropout, sample, h * p.Tq + begin, rows, key, columns, Dp, key == 0, block);
+    online_softmax(p.dropout, sample, h * p.Tq + begin, rows, key, columns, Dp, key == keys.begin, block);
     product<false>(rows, Dp, count, block.logits, kKeys, row_major(scratch.values + key * Dp, Dp), block.outputs, Dp,
-                   key > 0);
+                   key > keys.begin);
   }
   for (std::int64_t row = 0; row < rows; ++row) {
     const float total = block.sum[row];
@@ -160,7 +161,10 @@ void attention_forward(const AttentionForward& op, int part, int parts, float* b
   const std::int64_t Dp = round_up(p.D, W);
   const std::int64_t blocks = blocks_of(p.Tq, kQueryRows);
   const auto last_row = [&p](std::int64_t block) { return smaller(p.Tq, (block + 1) * kQueryRows) - 1; };
-  const auto cost = [&](std::int64_t b, std::int64_t block) { return visible_keys(p, b, last_row(block)) + 16; };
+  const auto keys_of = [&](std::int64_t b, std::int64_t block) {
+    return keys_of_rows(p, b, block * kQueryRows, last_row(block));
+  };
+  const auto cost = [&](std::int64_t b, std::int64_t block) { return keys_of(b, block).count() + 16; };
   std::int64_t total = 0;
   for (std::int64_t b = 0; b < p.B; ++b)
     for (std::int64_t block = 0; block < blocks; ++block) total += p.H * cost(b, block);
@@ -169,16 +173,17 @@ void attention_forward(const AttentionForward& op, int part, int parts, float* b
   std::int64_t start = 0;
   for (std::int64_t b = 0; b < p.B; ++b) {
     for (std::int64_t h = 0; h < p.H; ++h) {
-      std::int64_t packed = 0;  // keys of this head that lie in scratch
+      std::int64_t packed = 0;  // the keys before this one that the blocks still need lie in scratch
       for (std::int64_t block = 0; block < blocks; start += cost(b, block), ++block) {
         if (!share.holds(start)) continue;
         const std::int64_t begin = block * kQueryRows, rows = last_row(block) + 1 - begin;
-        const std::int64_t keys = visible_keys(p, b, begin + rows - 1);
-        if (packed < keys) {
+        const KeyRange keys = keys_of(b, block);
+        packed = larger(packed, keys.begin);
+        if (packed < keys.end) {
           const std::int64_t from = packed / W * W;  // the last strip may have been cut short
-          load_transposed(op.k, b, h, from, keys - from, p.D, scratch.strip, scratch.transposed_keys);
-          load_rows(op.v, b, h, packed, keys - packed, p.D, 1.0f, scratch.values + packed * Dp);
-          packed = keys;
+          load_transposed(op.k, b, h, from, keys.end - from, p.D, scratch.strip, scratch.transposed_keys);
+          load_rows(op.v, b, h, packed, keys.end - packed, p.D, 1.0f, scratch.values + packed * Dp);
+          packed = keys.end;
         }
         prefetch_next_head(op, b, h, block, blocks);
         query_block(op, b, h, begin, rows, scratch);

@@ -99,8 +99,9 @@ void attention_probabilities(const AttentionProbabilities& op, int part, int par
   const SoftmaxStart start = softmax_start(p);
   float* s = scratch.row;
   const auto one_row = [&](std::int64_t b, std::int64_t h, std::int64_t row) {
-    const std::int64_t visible = visible_keys(p, b, op.row_begin + row), offset = ((b * p.H + h) * op.rows + row) * p.Tk;
+    const std::int64_t offset = ((b * p.H + h) * op.rows + row) * p.Tk;
     load_elements(op.scores, offset, p.Tk, s);
+    const std::int64_t visible = hide_keys_before(visible_keys(p, b, op.row_begin + row), 0, p.Tk, s);
     constexpr std::int64_t N = kNativeLanes;
     NativeVector maxima = broadcast(start.maximum);
     for (std::int64_t j = 0; j < visible; j += N)

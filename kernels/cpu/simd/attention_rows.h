@@ -35,12 +35,41 @@ OUTEFFHOP_INLINE SoftmaxStart softmax_start(const AttentionProblem& problem) {
   return n > 0.0f ? SoftmaxStart{__builtin_logf(n), 1.0f} : SoftmaxStart{kNoMaximum, 0.0f};
 }
 
-/// Keys [0, visible_keys) are seen by query row i of sample b: both masks keep a prefix.
-OUTEFFHOP_INLINE std::int64_t visible_keys(const AttentionProblem& p, std::int64_t b, std::int64_t i) {
-  std::int64_t visible = p.Tk;
-  if (p.key_lengths) visible = smaller(visible, larger(p.key_lengths[b], 0));
-  if (p.causal) visible = smaller(visible, larger(i + p.causal_offset + 1, 0));
+/// Keys [begin, end); none where begin >= end.
+struct KeyRange {
+  std::int64_t begin, end;
+  std::int64_t count() const { return larger(end - begin, 0); }
+};
+
+/// The keys that query row i of sample b sees: no mask leaves holes. Neither end falls as i grows.
+OUTEFFHOP_INLINE KeyRange visible_keys(const AttentionProblem& p, std::int64_t b, std::int64_t i) {
+  KeyRange visible = {0, p.Tk};
+  if (p.key_ranges) {
+    const std::int32_t* range = p.key_ranges + (b * p.Tq + i) * 2;
+    visible = {larger(range[0], 0), smaller(range[1], p.Tk)};
+  }
+  if (p.key_lengths) visible.end = smaller(visible.end, larger(p.key_lengths[b], 0));
+  if (p.causal) visible.end = smaller(visible.end, larger(i + p.causal_offset + 1, 0));
   return visible;
+}
+
+/// Where a block of keys may begin: at a whole panel and a whole tile of dropout bits.
+constexpr std::int64_t kKeyStep = larger(kPanel, 32);
+static_assert(kKeys % kKeyStep == 0 && kKeyStep % W == 0);
+
+/// What query rows [first, last] see together, begun early enough for a block of keys.
+OUTEFFHOP_INLINE KeyRange keys_of_rows(const AttentionProblem& p, std::int64_t b, std::int64_t first, std::int64_t last) {
+  return {visible_keys(p, b, first).begin / kKeyStep * kKeyStep, visible_keys(p, b, last).end};
+}
+
+/// Of the logits s of keys [key, key + columns), those that a row sees are among the first so many; none if not positive.
+/// Those before the visible ones become so low that their exp is exactly 0.
+OUTEFFHOP_INLINE std::int64_t hide_keys_before(KeyRange visible, std::int64_t key, std::int64_t columns, float* s) {
+  const std::int64_t hidden = visible.begin - key, end = smaller(visible.end - key, columns);
+  if (hidden <= 0) return end;
+  if (hidden >= end) return 0;
+  for (std::int64_t j = 0; j < hidden; ++j) s[j] = kNoMaximum;
+  return end;
 }
 
 template <class T>
