@@ -1,6 +1,9 @@
 #include "train/checkpoint.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
+#include <cstdio>
 
 #include "kernels/error.h"
 #include "train/files.h"
@@ -14,6 +17,7 @@ namespace {
 constexpr int kFormatVersion = 1;
 constexpr const char* kPrefix = "step_";
 constexpr const char* kUnfinished = ".unfinished";
+constexpr const char* kDeleted = ".deleted";
 
 /// The step in a checkpoint's directory name; -1 where the name is no checkpoint's.
 std::int64_t step_of(const fs::path& directory) {
@@ -26,12 +30,34 @@ std::int64_t step_of(const fs::path& directory) {
   return std::stoll(digits);
 }
 
-void remove_directory(const fs::path& directory) {
-  // Without its manifest a half-deleted checkpoint cannot be taken for a sound one.
+void rename_directory(const fs::path& from, const fs::path& to) {
   std::error_code error;
-  fs::remove(directory / "manifest.json", error);
+  fs::rename(from, to, error);
+  if (error) fail(ErrorKind::io, "cannot rename {} to {}: {}", from.string(), to.string(), error.message());
+}
+
+void remove_directory(const fs::path& directory) {
+  std::error_code error;
   fs::remove_all(directory, error);
   if (error) fail(ErrorKind::io, "cannot delete {}: {}", directory.string(), error.message());
+}
+
+void remove_checkpoint(const fs::path& checkpoint) {
+  const fs::path deleted = checkpoint.string() + kDeleted;  // one that is half deleted is no checkpoint
+  rename_directory(checkpoint, deleted);
+  remove_directory(deleted);
+}
+
+/// Gives a finished checkpoint its name. One of the same step, as where a run went on from another run's checkpoint, is
+/// replaced in one go where the file system can do that.
+void publish(const fs::path& unfinished, const fs::path& checkpoint) {
+  if (fs::exists(status_of(checkpoint))) {
+    if (::renameat2(AT_FDCWD, unfinished.c_str(), AT_FDCWD, checkpoint.c_str(), RENAME_EXCHANGE) == 0) {
+      return remove_directory(unfinished);
+    }
+    remove_checkpoint(checkpoint);
+  }
+  rename_directory(unfinished, checkpoint);
 }
 
 std::vector<TensorToWrite> named_tensors(const ParameterTable& table, const std::vector<float>& flat,
@@ -61,24 +87,21 @@ void read_moments(const fs::path& path, const ParameterTable& table, Snapshot& s
   }
 }
 
-}  // namespace
-
-fs::path write_checkpoint(const CheckpointContext& context, const ParameterTable& table, const Snapshot& snapshot) {
-  const fs::path parent = context.run / "checkpoints";
-  const fs::path final_path = parent / fmt::format("{}{:08}", kPrefix, snapshot.state.step);
-  const fs::path path = final_path.string() + kUnfinished;
-  const bool is_first = !fs::exists(status_of(parent));
-  std::error_code error;
-  fs::remove_all(path, error);
-  fs::create_directories(path, error);
-  if (error) fail(ErrorKind::io, "cannot create {}: {}", path.string(), error.message());
-  if (is_first) sync_directory(context.run);
-
-  write_durable(path / "config.json", write_huggingface_config(context.model, context.text_ids).dump(2) + "\n");
-  write_safetensors(path / "model.safetensors", named_tensors(table, snapshot.weights, ""));
+/// Writes every file of a checkpoint into the directory `path` and brings them to the disk.
+void write_files(const CheckpointContext& context, const ParameterTable& table, const Snapshot& snapshot,
+                 const fs::path& path) {
+  nlohmann::ordered_json files = nlohmann::ordered_json::object();
+  const auto list = [&](const std::string& name, const WrittenFile& written) {
+    files[name] = {{"size", written.bytes}, {"xxh64", written.xxh64}};
+  };
+  const auto write = [&](const std::string& name, std::string_view contents) {
+    list(name, write_durable(path / name, contents));
+  };
+  write("config.json", write_huggingface_config(context.model, context.text_ids).dump(2) + "\n");
+  list("model.safetensors", write_safetensors(path / "model.safetensors", named_tensors(table, snapshot.weights, "")));
   std::vector<TensorToWrite> moments = named_tensors(table, snapshot.first_moments, ".m");
   for (TensorToWrite& tensor : named_tensors(table, snapshot.second_moments, ".v")) moments.push_back(std::move(tensor));
-  write_safetensors(path / "optimizer.safetensors", std::move(moments));
+  list("optimizer.safetensors", write_safetensors(path / "optimizer.safetensors", std::move(moments)));
 
   const TrainerState& state = snapshot.state;
   const nlohmann::ordered_json trainer = {{"format_version", kFormatVersion},
@@ -91,28 +114,36 @@ fs::path write_checkpoint(const CheckpointContext& context, const ParameterTable
                                           {"data_fingerprint", context.data_fingerprint},
                                           {"device", context.device},
                                           {"config", context.config}};
-  write_durable(path / "trainer.json", trainer.dump(2) + "\n");
-
-  std::vector<std::string> names = {"config.json", "model.safetensors", "optimizer.safetensors", "trainer.json"};
-  for (const ExtraFile& file : context.extra_files) {
-    names.push_back(file.name);
-    write_durable(path / file.name, file.contents);
-  }
-  nlohmann::ordered_json files = nlohmann::ordered_json::object();
-  for (const std::string& name : names) {
-    const std::uintmax_t size = fs::file_size(path / name, error);
-    if (error) fail(ErrorKind::io, "cannot look at {}: {}", (path / name).string(), error.message());
-    files[name] = {{"size", size}, {"xxh64", hash_file(path / name)}};
-  }
+  write("trainer.json", trainer.dump(2) + "\n");
+  for (const ExtraFile& file : context.extra_files) write(file.name, file.contents);
   const nlohmann::ordered_json manifest = {{"format_version", kFormatVersion}, {"files", files}};
   write_durable(path / "manifest.json", manifest.dump(2) + "\n");
   sync_directory(path);
+}
 
-  if (fs::exists(status_of(final_path)))
-    remove_directory(final_path);  // a run that goes on from an earlier step meets its own past
-  fs::rename(path, final_path, error);
-  if (error) fail(ErrorKind::io, "cannot rename {} to {}: {}", path.string(), final_path.string(), error.message());
-  sync_directory(parent);
+}  // namespace
+
+fs::path write_checkpoint(const CheckpointContext& context, const ParameterTable& table, const Snapshot& snapshot) {
+  const fs::path parent = context.run / "checkpoints";
+  const fs::path final_path = parent / fmt::format("{}{:08}", kPrefix, snapshot.state.step);
+  const fs::path path = final_path.string() + kUnfinished;
+  const bool is_first = !fs::exists(status_of(parent));
+  std::error_code error;
+  fs::remove_all(path, error);
+  fs::create_directories(path, error);
+  if (error) fail(ErrorKind::io, "cannot create {}: {}", path.string(), error.message());
+  try {
+    if (is_first) sync_directory(context.run);
+    write_files(context, table, snapshot, path);
+    verify_checkpoint(path);
+    const fs::path metrics = context.run / "metrics.jsonl";
+    if (fs::exists(status_of(metrics))) sync_file(metrics);
+    publish(path, final_path);
+    sync_directory(parent);
+  } catch (...) {
+    fs::remove_all(path, error);  // it may be what fills the disk
+    throw;
+  }
   return final_path;
 }
 
@@ -205,21 +236,24 @@ std::size_t set_aside_later_checkpoints(const fs::path& run, std::int64_t step) 
     const fs::path aside = checkpoint.string() + ".superseded";
     std::error_code error;
     fs::remove_all(aside, error);
-    fs::rename(checkpoint, aside, error);
-    if (error) fail(ErrorKind::io, "cannot rename {} to {}: {}", checkpoint.string(), aside.string(), error.message());
+    rename_directory(checkpoint, aside);
     ++count;
   }
   return count;
 }
 
-void prune_checkpoints(const fs::path& run, std::int64_t keep_last, std::int64_t keep_every) {
+void remove_leftovers(const fs::path& run) {
   for (const fs::path& path : entries_of(run / "checkpoints")) {
-    if (path.extension() == kUnfinished) remove_directory(path);
+    if (path.extension() == kUnfinished || path.extension() == kDeleted) remove_directory(path);
   }
+}
+
+void prune_checkpoints(const fs::path& run, std::int64_t keep_last, std::int64_t keep_every) {
+  remove_leftovers(run);
   const std::vector<fs::path> checkpoints = list_checkpoints(run);
   for (std::size_t i = static_cast<std::size_t>(std::max<std::int64_t>(1, keep_last)); i < checkpoints.size(); ++i) {
     if (keep_every > 0 && step_of(checkpoints[i]) % keep_every == 0) continue;
-    remove_directory(checkpoints[i]);
+    remove_checkpoint(checkpoints[i]);
   }
 }
 

@@ -7,8 +7,8 @@
 //     trainer.json         where the run stands, and its configuration
 //     manifest.json        size and xxh64 of every other file; written last
 //
-// All of it is written into a directory of another name, brought to the disk, and renamed: a checkpoint is there whole or
-// not at all, and one that was damaged later is noticed by its manifest.
+// All of it is written into a directory of another name, brought to the disk, read back from there, and renamed: a
+// checkpoint is there whole or not at all, and one that was damaged later is noticed by its manifest.
 #pragma once
 
 #include <cstdint>
@@ -55,7 +55,10 @@ struct CheckpointContext {
   std::vector<ExtraFile> extra_files;  ///< written into each checkpoint: the tokenizer's
 };
 
-/// Writes a checkpoint and returns its directory. Throws Error(io).
+/// Writes a checkpoint, compares what the disk then holds with what was written, and returns its directory. metrics.jsonl
+/// comes to the disk before it, so that no crash leaves a checkpoint of steps that the metrics do not have. Copies nothing of
+/// the snapshot. Throws Error(io), or Error(checkpoint) where the disk gives back something else; nothing is left of the
+/// attempt then.
 std::filesystem::path write_checkpoint(const CheckpointContext& context, const ParameterTable& table,
                                        const Snapshot& snapshot);
 
@@ -83,8 +86,11 @@ Resumable read_checkpoint_state(const std::filesystem::path& checkpoint);
 /// later resume must not take up the abandoned ones. Returns how many there were.
 std::size_t set_aside_later_checkpoints(const std::filesystem::path& run, std::int64_t step);
 
-/// Deletes what crashed writers left, and every checkpoint but the newest `keep_last` and those at multiples of `keep_every`
-/// (0: none). The newest is never deleted.
+/// Deletes directories that a crash left half written or half deleted. Throws Error(io).
+void remove_leftovers(const std::filesystem::path& run);
+
+/// Deletes leftovers, and every checkpoint but the newest `keep_last` and those at multiples of `keep_every` (0: none). To be
+/// called right after write_checkpoint(): the newest, which is never deleted, is then one that has just been verified.
 void prune_checkpoints(const std::filesystem::path& run, std::int64_t keep_last, std::int64_t keep_every);
 
 }  // namespace outeffhop

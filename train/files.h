@@ -3,9 +3,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
+
+struct XXH64_state_s;
 
 namespace outeffhop {
 
@@ -35,7 +38,14 @@ class FileLock {
   bool held_ = false;
 };
 
-/// A file under construction: written in order, and on the disk when finish() returns.
+/// What was handed to a file, whatever the disk then holds: size in bytes, and xxh64 (seed 0) as 16 hexadecimal digits.
+struct WrittenFile {
+  std::uint64_t bytes = 0;
+  std::string xxh64;
+};
+
+/// A file under construction: written in order, and on the disk when finish() returns. What it holds is then dropped from
+/// the page cache, so that reading it back asks the disk, and large files do not push out what is read all the time.
 class DurableFile {
  public:
   explicit DurableFile(const std::filesystem::path& path);  ///< creates or truncates; throws Error(io)
@@ -44,18 +54,23 @@ class DurableFile {
   DurableFile& operator=(const DurableFile&) = delete;
 
   void write(const void* data, std::size_t bytes);  ///< throws Error(io), e.g. when the disk is full
-  void finish();                                    ///< fsync and close; throws Error(io)
+  WrittenFile finish();                             ///< fsync and close; throws Error(io)
 
  private:
   std::filesystem::path path_;
   int descriptor_ = -1;
+  std::uint64_t bytes_ = 0;
+  std::unique_ptr<XXH64_state_s, void (*)(XXH64_state_s*)> hash_;
 };
 
 /// Creates or replaces a file and fsyncs it. Not atomic: for files inside a directory that is itself renamed later.
-void write_durable(const std::filesystem::path& path, std::string_view contents);
+WrittenFile write_durable(const std::filesystem::path& path, std::string_view contents);
 
 /// Replaces a file at once: writes `path`.tmp, fsyncs it, renames it, fsyncs the directory.
 void replace_file(const std::filesystem::path& path, std::string_view contents);
+
+/// fsyncs what others have written to a file. Throws Error(io).
+void sync_file(const std::filesystem::path& path);
 
 /// Makes the entries of a directory (creations, renames) durable.
 void sync_directory(const std::filesystem::path& directory);

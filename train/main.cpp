@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
@@ -12,6 +13,7 @@
 int main(int argc, char** argv) {
   using outeffhop::ErrorKind;
   outeffhop::wait_briefly_for_threads(argv);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file larger than `ulimit -f` allows is an error of the write, as on a full disk
   try {
     return outeffhop::run_command_line(argc, argv);
   } catch (const outeffhop::Error& e) {

@@ -1,6 +1,11 @@
 #include "train/metrics.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <sstream>
 
 #include "kernels/error.h"
@@ -23,14 +28,34 @@ MetricsFile::MetricsFile(const std::filesystem::path& path, std::int64_t last_st
     }
   }
   replace_file(path, kept);
-  out_.open(path, std::ios::app);
-  if (!out_) fail(ErrorKind::io, "cannot append to {}", path.string());
+  descriptor_ = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  if (descriptor_ < 0) fail(ErrorKind::io, "cannot append to {}: {}", path.string(), std::strerror(errno));
 }
 
+MetricsFile::~MetricsFile() { ::close(descriptor_); }
+
 void MetricsFile::write(const nlohmann::ordered_json& object) {
-  out_ << object.dump() << '\n' << std::flush;
-  if (!out_) fail(ErrorKind::io, "cannot append to {}: is the disk full?", path_.string());
+  waiting_ += object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + '\n';
   if (object.contains("validation_loss")) evaluated_.insert(object["step"].get<std::int64_t>());
+  flush();
+}
+
+void MetricsFile::flush() {
+  while (!waiting_.empty()) {
+    const ssize_t written = ::write(descriptor_, waiting_.data(), waiting_.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) {
+      trouble_ = fmt::format("cannot append to {}: {}", path_.string(), std::strerror(errno));
+      return;
+    }
+    waiting_.erase(0, static_cast<std::size_t>(written));
+  }
+  trouble_.clear();
+}
+
+void MetricsFile::finish() {
+  flush();
+  if (!trouble_.empty()) fail(ErrorKind::io, "{}; the lines of the last steps are lost", trouble_);
 }
 
 nlohmann::ordered_json finite_or_null(double value) {

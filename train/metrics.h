@@ -3,27 +3,43 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <string>
 
 namespace outeffhop {
 
+/// The file, and the lines that a full disk has not taken yet: training does not end for them.
 class MetricsFile {
  public:
   /// Opens the file to append, keeping only the objects of steps up to `last_step`: what a continued run will do again is
   /// cut off, as is a line that a crash left unfinished. 0 starts an empty file. Throws Error(io).
   MetricsFile(const std::filesystem::path& path, std::int64_t last_step);
+  ~MetricsFile();
+  MetricsFile(const MetricsFile&) = delete;
+  MetricsFile& operator=(const MetricsFile&) = delete;
 
-  /// Appends one object (with a "step") as a line, at once visible to readers. Throws Error(io).
+  /// Appends one object (with a "step") as a line, at once visible to readers. Where that fails the line waits in memory for
+  /// the next write() or flush(), and trouble() says why.
   void write(const nlohmann::ordered_json& object);
+
+  /// Tries again to write the lines that wait.
+  void flush();
+
+  /// Why lines wait; "" while none do.
+  const std::string& trouble() const { return trouble_; }
+
+  /// Throws Error(io) when lines still cannot be written.
+  void finish();
 
   /// Whether the file has the evaluation (an object with a "validation_loss") of a step.
   bool has_evaluation(std::int64_t step) const { return evaluated_.contains(step); }
 
  private:
   std::filesystem::path path_;
-  std::ofstream out_;
+  int descriptor_ = -1;
+  std::string waiting_;  // what of the lines so far is not in the file: it may begin inside a line
+  std::string trouble_;
   std::set<std::int64_t> evaluated_;
 };
 

@@ -15,7 +15,6 @@
 
 #include "kernels/error.h"
 #include "kernels/tensor.h"
-#include "train/files.h"
 
 namespace outeffhop {
 namespace {
@@ -255,7 +254,7 @@ void SafetensorsFile::read_integers(const TensorEntry& entry, std::int32_t* out)
   }
 }
 
-void write_safetensors(const std::filesystem::path& path, std::vector<TensorToWrite> tensors) {
+WrittenFile write_safetensors(const std::filesystem::path& path, std::vector<TensorToWrite> tensors) {
   std::sort(tensors.begin(), tensors.end(), [](const TensorToWrite& a, const TensorToWrite& b) { return a.name < b.name; });
   nlohmann::ordered_json header;
   header["__metadata__"] = {{"format", "pt"}};
@@ -278,7 +277,7 @@ void write_safetensors(const std::filesystem::path& path, std::vector<TensorToWr
   file.write(&header_bytes, 8);
   file.write(text.data(), text.size());
   for (std::size_t i = 0; i < tensors.size(); ++i) file.write(tensors[i].data, sizes[i]);
-  file.finish();
+  return file.finish();
 }
 
 }  // namespace outeffhop

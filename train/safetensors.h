@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "train/files.h"
+
 namespace outeffhop {
 
 /// Element types that occur in the files this program reads. Written are F32 and I32.
@@ -65,7 +67,8 @@ struct TensorToWrite {
 };
 
 /// Writes and fsyncs a file with the tensors sorted by name and {"format": "pt"} as metadata. The same tensors always give
-/// the same bytes. The header is padded with spaces so that data starts at a multiple of 8.
-void write_safetensors(const std::filesystem::path& path, std::vector<TensorToWrite> tensors);
+/// the same bytes. The header is padded with spaces so that data starts at a multiple of 8. The tensors are written from where
+/// they lie: no copy of them is made.
+WrittenFile write_safetensors(const std::filesystem::path& path, std::vector<TensorToWrite> tensors);
 
 }  // namespace outeffhop

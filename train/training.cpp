@@ -7,12 +7,14 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "data/loader.h"
 #include "data/sampler.h"
 #include "kernels/device.h"
 #include "model/model.h"
 #include "train/checkpoint.h"
+#include "train/checkpoint_writer.h"
 #include "train/device_batch.h"
 #include "train/evaluation.h"
 #include "train/files.h"
@@ -84,6 +86,8 @@ class Trainer {
   bool is_due(std::int64_t interval) const;
   void evaluate_now();
   void save();
+  void report_save();
+  void finish_saving();
   int stop();
   int finish();
 
@@ -100,18 +104,22 @@ class Trainer {
   Optimizer optimizer_;
   DeviceBatch device_batch_;
   CheckpointContext context_;
-  Snapshot snapshot_;  // its state is the run's; its arrays are filled when saving
+  TrainerState state_;
   Progress progress_;
   std::optional<FileLock> lock_;  // on the run directory
   std::optional<StopSignals> signals_;
   std::optional<MetricsFile> metrics_;
   std::optional<EvaluationResult> evaluated_;  // at the present step
-  std::filesystem::path saved_;                // the checkpoint of the present step, if there is one
+  std::optional<CheckpointWriter> writer_;
+  std::int64_t saved_step_ = -1;        // the last one that was saved, or is being saved
+  std::filesystem::path last_good_;     // the last checkpoint known to be sound; empty: none
+  bool said_waiting_ = false;           // that saving takes longer than the interval
+  std::string metrics_trouble_;         // as last said
   std::int64_t first_step_ = 0;                // of this invocation: steps that were done before
   double window_seconds_ = 0.0;                // since the last logged step
   std::int64_t window_steps_ = 0;
 
-  TrainerState& state() { return snapshot_.state; }
+  TrainerState& state() { return state_; }
   void say(const std::string& text) {
     if (!options_.quiet) progress_.line(text);
   }
@@ -215,25 +223,31 @@ bool Trainer::resume() {
     fail(ErrorKind::usage, "cannot continue the run: the shards of data.train ({}) are not those it was trained on so far",
          config_.data.train);
   }
-  snapshot_ = read_checkpoint(checkpoint, model_->parameters()).snapshot;
-  const auto bytes = snapshot_.weights.size() * sizeof(float);
-  device_->copy_in(model_->master().data, snapshot_.weights.data(), bytes);
-  device_->copy_in(optimizer_.first_moments().data, snapshot_.first_moments.data(), bytes);
-  device_->copy_in(optimizer_.second_moments().data, snapshot_.second_moments.data(), bytes);
+  Snapshot& snapshot = writer_->snapshot();
+  snapshot = read_checkpoint(checkpoint, model_->parameters()).snapshot;
+  state_ = snapshot.state;
+  const auto bytes = snapshot.weights.size() * sizeof(float);
+  device_->copy_in(model_->master().data, snapshot.weights.data(), bytes);
+  device_->copy_in(optimizer_.first_moments().data, snapshot.first_moments.data(), bytes);
+  device_->copy_in(optimizer_.second_moments().data, snapshot.second_moments.data(), bytes);
   if (const std::size_t aside = set_aside_later_checkpoints(context_.run, state().step)) {
     say(fmt::format("{} later checkpoints were renamed to *.superseded", aside));
   }
+  last_good_ = checkpoint;
   std::error_code error;
-  if (std::filesystem::equivalent(checkpoint / "..", context_.run / "checkpoints", error) && !error) saved_ = checkpoint;
+  if (std::filesystem::equivalent(checkpoint / "..", context_.run / "checkpoints", error) && !error) {
+    saved_step_ = state().step;
+  }
   say(fmt::format("resumed     {} after step {}", checkpoint.string(), state().step));
   return true;
 }
 
 void Trainer::start_afresh() {
   const auto size = static_cast<std::size_t>(model_->parameters().flat_size());
-  for (auto* values : {&snapshot_.weights, &snapshot_.first_moments, &snapshot_.second_moments}) values->assign(size, 0.0f);
-  initialise(model_->parameters(), static_cast<std::uint64_t>(config_.training.seed), snapshot_.weights.data());
-  device_->copy_in(model_->master().data, snapshot_.weights.data(), size * sizeof(float));
+  Snapshot& snapshot = writer_->snapshot();
+  for (auto* values : {&snapshot.weights, &snapshot.first_moments, &snapshot.second_moments}) values->assign(size, 0.0f);
+  initialise(model_->parameters(), static_cast<std::uint64_t>(config_.training.seed), snapshot.weights.data());
+  device_->copy_in(model_->master().data, snapshot.weights.data(), size * sizeof(float));
 }
 
 void Trainer::begin() {
@@ -247,6 +261,8 @@ void Trainer::begin() {
     fail(ErrorKind::usage, "another process is training in {}: wait for its end, or start another run with --out",
          config_.output);
   }
+  remove_leftovers(context_.run);
+  writer_.emplace(context_, model_->parameters(), config_.checkpoint.keep_last, config_.checkpoint.keep_every);
   if (!resume()) start_afresh();
   first_step_ = state().step;
   model_->round_to_storage();
@@ -292,6 +308,11 @@ void Trainer::report(const StepControl& control, double seconds) {
                                    {"skipped", control.skip != 0}};
   if (control.skip) object["samples"] = {first_sample, state().samples - 1};
   metrics_->write(object);
+  if (metrics_->trouble() != metrics_trouble_) {
+    metrics_trouble_ = metrics_->trouble();
+    say(metrics_trouble_.empty() ? "metrics.jsonl is complete again"
+                                 : metrics_trouble_ + "; training goes on, and its lines are written when that works again");
+  }
   window_seconds_ = 0.0;
   window_steps_ = 0;
 }
@@ -310,29 +331,72 @@ void Trainer::evaluate_now() {
                    {"validation_perplexity", finite_or_null(evaluated_->perplexity())}});
 }
 
+/// Copies the present step and has it written while training goes on. Waits for the write before it, if that is not done.
 void Trainer::save() {
-  if (!saved_.empty()) return;
-  const auto bytes = snapshot_.weights.size() * sizeof(float);
-  device_->copy_out(snapshot_.weights.data(), model_->master().data, bytes);
-  device_->copy_out(snapshot_.first_moments.data(), optimizer_.first_moments().data, bytes);
-  device_->copy_out(snapshot_.second_moments.data(), optimizer_.second_moments().data, bytes);
+  if (saved_step_ == state().step) return;
+  if (!writer_->wait(std::chrono::seconds(1)) && !std::exchange(said_waiting_, true)) {
+    say(fmt::format("step {} waits until step {} is saved: a larger checkpoint.interval would not", state().step,
+                    saved_step_));
+  }
+  writer_->wait();
+  report_save();
+  metrics_->flush();
+  Snapshot& snapshot = writer_->snapshot();
+  const auto bytes = snapshot.weights.size() * sizeof(float);
+  device_->copy_out(snapshot.weights.data(), model_->master().data, bytes);
+  device_->copy_out(snapshot.first_moments.data(), optimizer_.first_moments().data, bytes);
+  device_->copy_out(snapshot.second_moments.data(), optimizer_.second_moments().data, bytes);
   device_->synchronize();
-  saved_ = write_checkpoint(context_, model_->parameters(), snapshot_);
-  prune_checkpoints(context_.run, config_.checkpoint.keep_last, config_.checkpoint.keep_every);
+  snapshot.state = state();
+  saved_step_ = state().step;
+  writer_->start();
+}
+
+/// Says how the last write ended, if it has. Training goes on without a checkpoint that could not be written.
+void Trainer::report_save() {
+  const std::optional<SaveResult> result = writer_->take_result();
+  if (!result) return;
+  if (!result->warning.empty()) say("note: " + result->warning);
+  if (result->error.empty()) {
+    last_good_ = result->checkpoint;
+    return;
+  }
+  const std::int64_t interval = config_.checkpoint.interval;
+  const std::int64_t next = interval > 0 ? (result->step / interval + 1) * interval : config_.training.steps;
+  say(fmt::format("step {} could not be saved: {}; {}, and training goes on to the next try at step {}", result->step,
+                  result->error,
+                  last_good_.empty() ? "there is no checkpoint yet" : "the last good checkpoint is " + last_good_.string(),
+                  std::min(next, config_.training.steps)));
+  metrics_->write({{"step", state().step}, {"checkpoint_step", result->step}, {"checkpoint_error", result->error}});
+}
+
+/// Saves the present step and waits until it is on the disk. Throws Error(io) when it cannot be: there is no later try.
+void Trainer::finish_saving() {
+  save();
+  writer_->wait();
+  const std::optional<SaveResult> result = writer_->take_result();
+  if (result && !result->warning.empty()) say("note: " + result->warning);
+  if (result && !result->error.empty()) {
+    metrics_->write({{"step", state().step}, {"checkpoint_step", result->step}, {"checkpoint_error", result->error}});
+    fail(ErrorKind::io, "step {} could not be saved: {}; what was trained since {} is lost", result->step, result->error,
+         last_good_.empty() ? "the start" : last_good_.string() + ", from which the same command goes on,");
+  }
+  if (result) last_good_ = result->checkpoint;
+  metrics_->finish();
 }
 
 /// Saves, for the same command to go on later, and returns the exit code.
 int Trainer::stop() {
-  save();
+  finish_saving();
   say(fmt::format("stopped after step {} of {}; {} is saved, and the same command goes on from there", state().step,
-                  config_.training.steps, saved_.string()));
+                  config_.training.steps, last_good_.string()));
   return signals_->requested() ? kExitRequeue : 0;
 }
 
 int Trainer::finish() {
   evaluate_now();
   if (validation_ && !evaluated_) return stop();
-  save();
+  finish_saving();
   say(fmt::format("\ntrained     {} steps, {} tokens in {}", state().step,
                   count_text(static_cast<double>(state().samples * T_)), duration_text(state().seconds)));
   if (evaluated_) {
@@ -340,14 +404,14 @@ int Trainer::finish() {
     const double unigram = unigram_perplexity(shards_.metadata(), config_.data.objective);
     if (unigram > 0) say(fmt::format("            (knowing only how frequent tokens are: {:.1f})", unigram));
   }
-  say(fmt::format("checkpoint  {}", saved_.string()));
+  say(fmt::format("checkpoint  {}", last_good_.string()));
   say(fmt::format("metrics     {}", (context_.run / "metrics.jsonl").string()));
   return 0;
 }
 
 /// Whether something done every `interval` steps (0: only at the end, which finish() sees to) is due at the present one.
 bool Trainer::is_due(std::int64_t interval) const {
-  const std::int64_t step = snapshot_.state.step;
+  const std::int64_t step = state_.step;
   return interval > 0 && step > 0 && step % interval == 0 && step < config_.training.steps;
 }
 
@@ -379,9 +443,11 @@ int Trainer::run() {
     state().seconds += seconds;
     state().bad_steps_in_a_row = control.skip ? state().bad_steps_in_a_row + 1 : 0;
     evaluated_.reset();
-    saved_.clear();
     report(control, seconds);
+    report_save();
     if (state().bad_steps_in_a_row >= config_.training.max_bad_steps) {
+      writer_->wait();
+      report_save();
       fail(ErrorKind::diverged,
            "the loss or gradient was not finite in {} steps in a row, up to step {}; the last checkpoint is as "
            "it was: lower optimizer.learning_rate, or look at the samples named above",

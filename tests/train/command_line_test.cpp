@@ -1,13 +1,12 @@
 // The programs themselves, as processes: exit codes, one-line messages, signals.
 #include <sched.h>
 #include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <fstream>
 #include <thread>
 
+#include "tests/train/process.h"
 #include "tests/train/train_support.h"
 #include "train/safetensors.h"
 
@@ -15,59 +14,11 @@ namespace outeffhop {
 namespace {
 
 using Catch::Matchers::Contains;
+using test::Process;
+using test::Result;
+using test::run;
 using test::TinyCorpus;
 namespace fs = std::filesystem;
-
-/// A started program with its output in files.
-class Process {
- public:
-  Process(const std::string& program, const std::vector<std::string>& arguments) {
-    const std::string path = std::string(OUTEFFHOP_BINARY_DIR) + "/" + program;
-    std::vector<const char*> argv = {path.c_str()};
-    for (const std::string& a : arguments) argv.push_back(a.c_str());
-    argv.push_back(nullptr);
-    const std::string out = (directory_.path() / "out").string(), error = (directory_.path() / "err").string();
-    pid_ = fork();
-    REQUIRE(pid_ >= 0);
-    if (pid_ == 0) {
-      if (!freopen(out.c_str(), "w", stdout) || !freopen(error.c_str(), "w", stderr)) _exit(125);
-      execv(path.c_str(), const_cast<char* const*>(argv.data()));
-      _exit(126);
-    }
-  }
-  ~Process() {
-    if (pid_ > 0 && !waited_) {
-      kill(pid_, SIGKILL);
-      wait();
-    }
-  }
-
-  int wait() {
-    int status = 0;
-    waitpid(pid_, &status, 0);
-    waited_ = true;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-  }
-  void signal(int number) const { kill(pid_, number); }
-  std::string output() const { return read_file(directory_.path() / "out"); }
-  std::string error() const { return read_file(directory_.path() / "err"); }
-
- private:
-  test::TemporaryDirectory directory_;
-  pid_t pid_ = -1;
-  bool waited_ = false;
-};
-
-struct Result {
-  int code;
-  std::string output, error;
-};
-
-Result run(const std::vector<std::string>& arguments, const std::string& program = "outeffhop") {
-  Process process(program, arguments);
-  const int code = process.wait();
-  return {code, process.output(), process.error()};
-}
 
 std::string write_config_file(const TinyCorpus& corpus, const nlohmann::json& config) {
   const std::string path = corpus.path("config.json");
