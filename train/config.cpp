@@ -122,6 +122,8 @@ Schema describe(Config& c) {
   s.integer_or_auto("batch_size", &c.evaluation.batch_size, 1, "sequences a batch; auto: the micro-batch")
       .resume(OnResume::free);
   s.integer("seed", &c.evaluation.seed, 0, "of the masking in evaluation").resume(OnResume::free);
+  s.boolean("outliers", &c.evaluation.outliers, "each evaluation also logs inf norms by layer and kurtosis; slows it down")
+      .resume(OnResume::free);
 
   s.block("checkpoint");
   s.integer("interval", &c.checkpoint.interval, 0, "steps between checkpoints; 0: only at the end").resume(OnResume::free);

@@ -48,6 +48,7 @@ struct EvaluationConfig {
   std::int64_t batches = 0;         ///< 0: the whole set
   std::int64_t batch_size = kAuto;  ///< auto: the micro-batch
   std::int64_t seed = 3000;
+  bool outliers = false;  ///< outlier metrics in metrics.jsonl
 };
 
 struct CheckpointConfig {

@@ -47,7 +47,7 @@ nlohmann::ordered_json outliers_json(const OutlierVisitor& visitor, bool is_bert
   }
   nlohmann::ordered_json modules = nlohmann::ordered_json::array();
   for (const OutlierModule& m : visitor.modules()) {
-    modules.push_back({{"name", m.group == OutlierGroup::layernorm_input ? m.name + " (residual sum)" : m.name},
+    modules.push_back({{"name", m.label()},
                        {"inf_norm", finite_or_null(m.inf_norm())},
                        {"kurtosis", finite_or_null(m.mean_kurtosis())},
                        {"samples", m.samples},

@@ -62,4 +62,17 @@ nlohmann::ordered_json finite_or_null(double value) {
   return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
 }
 
+nlohmann::ordered_json outlier_metrics(const OutlierVisitor& visitor) {
+  const OutlierSummary summary = visitor.summary();
+  nlohmann::ordered_json norms = nlohmann::ordered_json::object();
+  for (const OutlierModule& module : visitor.modules()) {
+    const bool of_layer_output = module.group == OutlierGroup::ffn_output || module.group == OutlierGroup::layernorm_input ||
+                                 module.group == OutlierGroup::layer_output;
+    if (of_layer_output) norms[module.label()] = finite_or_null(module.inf_norm());
+  }
+  return {{"max_inf_norm", finite_or_null(summary.max_inf_norm)},
+          {"average_kurtosis", finite_or_null(summary.average_kurtosis)},
+          {"outliers", norms}};
+}
+
 }  // namespace outeffhop

@@ -7,6 +7,8 @@
 #include <set>
 #include <string>
 
+#include "train/outliers.h"
+
 namespace outeffhop {
 
 /// The file, and the lines that a full disk has not taken yet: training does not end for them.
@@ -45,5 +47,9 @@ class MetricsFile {
 
 /// A number for JSON: null where it is not finite, which JSON cannot say.
 nlohmann::ordered_json finite_or_null(double value);
+
+/// What an evaluation's line says of outliers: {"max_inf_norm", "average_kurtosis", "outliers": {module: inf norm}}, the modules
+/// being what each layer adds to the residual stream last (the feed-forward output) and the stream after it.
+nlohmann::ordered_json outlier_metrics(const OutlierVisitor& visitor);
 
 }  // namespace outeffhop

@@ -33,6 +33,8 @@ struct OutlierModule {
   double max_abs_sum = 0.0, kurtosis_sum = 0.0;
   std::int64_t samples = 0;
 
+  /// The name for people: a residual sum has none of its own in Hugging Face's model.
+  std::string label() const { return group == OutlierGroup::layernorm_input ? name + " (residual sum)" : name; }
   double inf_norm() const { return samples ? max_abs_sum / static_cast<double>(samples) : 0.0; }
   double mean_kurtosis() const { return samples ? kurtosis_sum / static_cast<double>(samples) : 0.0; }
 };

@@ -319,16 +319,21 @@ void Trainer::report(const StepControl& control, double seconds) {
 
 void Trainer::evaluate_now() {
   if (!validation_ || evaluated_) return;
+  std::optional<OutlierVisitor> visitor;
+  if (config_.evaluation.outliers) visitor.emplace(*device_, *model_, config_.evaluation.batch_size, T_);
   evaluated_ =
       evaluate(*device_, *model_, device_batch_, *validation_sampler_, *evaluation_objective_,
-               {config_.evaluation.batch_size, config_.evaluation.batches, [this] { return signals_->requested(); }});
+               {config_.evaluation.batch_size, config_.evaluation.batches, [this] { return signals_->requested(); }},
+               visitor ? &*visitor : nullptr);
   if (!evaluated_) return;
   say(fmt::format("step {}: validation loss {:.4f}, perplexity {:.3f}", state().step, evaluated_->loss(),
                   evaluated_->perplexity()));
   if (metrics_->has_evaluation(state().step)) return;  // a run that was complete: what it says now was written then
-  metrics_->write({{"step", state().step},
-                   {"validation_loss", finite_or_null(evaluated_->loss())},
-                   {"validation_perplexity", finite_or_null(evaluated_->perplexity())}});
+  nlohmann::ordered_json object = {{"step", state().step},
+                                   {"validation_loss", finite_or_null(evaluated_->loss())},
+                                   {"validation_perplexity", finite_or_null(evaluated_->perplexity())}};
+  if (visitor) object.update(outlier_metrics(*visitor));
+  metrics_->write(object);
 }
 
 /// Copies the present step and has it written while training goes on. Waits for the write before it, if that is not done.

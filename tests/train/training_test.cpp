@@ -138,6 +138,43 @@ TEST_CASE("A tiny model learns a corpus that can be learnt") {
   }
 }
 
+TEST_CASE("A run that logs outliers with its evaluations logs what eval says of its checkpoint, and trains as one that does not") {
+  const TinyCorpus corpus;
+  for (const std::string type : {"bert", "opt"}) {
+    INFO(type);
+    const std::vector<std::string> changes = {"training.steps=4", "evaluation.interval=2", "evaluation.batches=0",
+                                              "evaluation.batch_size=4"};
+    std::vector<std::string> with = changes;
+    with.push_back("evaluation.outliers=true");
+    REQUIRE(train(quiet_options(corpus.config(type, type + "_with"), with)) == 0);
+    REQUIRE(train(quiet_options(corpus.config(type, type + "_without"), changes)) == 0);
+    CHECK(read_losses(corpus.path(type + "_with")) == read_losses(corpus.path(type + "_without")));
+
+    const auto metrics = test::read_metrics(corpus.path(type + "_with"));
+    REQUIRE(metrics.size() == 6);
+    CHECK(metrics[2]["outliers"].size() == 4);  // two modules in each of two layers
+    const nlohmann::json& last = metrics.back();
+    EvalOptions options;
+    options.checkpoint = corpus.path(type + "_with");
+    options.data = corpus.path("tiny_val_*.bin");
+    options.batch_size = 4;
+    options.threads = 1;
+    options.outliers = true;
+    const nlohmann::ordered_json expected = run_eval(options)["outliers"];
+    CHECK(last["max_inf_norm"].get<double>() == Approx(expected["max_inf_norm"].get<double>()).epsilon(1e-5));
+    CHECK(last["average_kurtosis"].get<double>() == Approx(expected["average_kurtosis"].get<double>()).epsilon(1e-5));
+    std::size_t compared = 0;
+    for (const auto& module : expected["modules"]) {
+      const auto norm = last["outliers"].find(module["name"].get<std::string>());
+      if (norm == last["outliers"].end()) continue;
+      CHECK(norm->get<double>() == Approx(module["inf_norm"].get<double>()).epsilon(1e-5));
+      ++compared;
+    }
+    CHECK(compared == 4);
+    CHECK_FALSE(test::read_metrics(corpus.path(type + "_without")).back().contains("outliers"));
+  }
+}
+
 TEST_CASE("Steps without a finite loss are skipped, logged, and too many of them end the run") {
   const TinyCorpus corpus;
   const auto config = corpus.config("bert", "run");
