@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh             the packages of the C++ side
 #   scripts/setup.sh --python    and .venv/ with what the Python scripts need (scripts/requirements.txt)
+#   scripts/setup.sh --spectator and in .venv/ matplotlib and TensorBoard (scripts/requirements_spectator.txt)
 #
 # Debian 12, Ubuntu 22.04 and 24.04. It needs root or sudo, whose password is asked for at a terminal only; without them it
 # prints the command to run and exits with 1.
@@ -10,12 +11,14 @@ set -euo pipefail
 self=$(realpath "$0")
 cd "$(dirname "$0")/.."
 
-want_python=0
+requirements=()
 for argument in "$@"; do
   case "$argument" in
-    --python) want_python=1 ;;
-    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$self"; exit 0 ;;
-    *) echo "setup.sh: unknown option '$argument' (known: --python)" >&2; exit 2 ;;
+    --python | --spectator)
+      list=requirements; if [[ $argument == --spectator ]]; then list=requirements_spectator; fi
+      requirements+=("$list") ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$self"; exit 0 ;;
+    *) echo "setup.sh: unknown option '$argument' (known: --python, --spectator)" >&2; exit 2 ;;
   esac
 done
 
@@ -77,13 +80,13 @@ if ((${#missing[@]} + ${#missing_optional[@]})); then
   fi
 fi
 
-if ((want_python)); then
+for list in "${requirements[@]}"; do
   # The stamp holds the requirements it was made from: a changed list installs again.
-  stamp=.venv/requirements.installed
-  if ! cmp -s scripts/requirements.txt "$stamp"; then
+  stamp=.venv/$list.installed
+  if ! cmp -s "scripts/$list.txt" "$stamp"; then
     [[ -x .venv/bin/python ]] || python3 -m venv .venv
-    echo "setup.sh: installing the Python packages of scripts/requirements.txt into .venv/"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r scripts/requirements.txt
-    cp scripts/requirements.txt "$stamp"
+    echo "setup.sh: installing the Python packages of scripts/$list.txt into .venv/"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "scripts/$list.txt"
+    cp "scripts/$list.txt" "$stamp"
   fi
-fi
+done

@@ -28,7 +28,7 @@ finish() {
   ((failed == 0))
 }
 
-scripts/setup.sh --python
+scripts/setup.sh --python --spectator
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 

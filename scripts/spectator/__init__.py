@@ -1,0 +1,1 @@
+"""The parts of scripts/plot_run.py and scripts/tensorboard_bridge.py."""
