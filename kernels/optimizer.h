@@ -4,22 +4,30 @@
 // replayed with new values, and so that the decision to skip is taken where the gradients are.
 #pragma once
 
+#include <limits>
+
 #include "kernels/tensor.h"
 
 namespace outeffhop {
+
+/// Why a step is not taken: StepControl::skip.
+constexpr std::int32_t kSkipNotFinite = 1;  ///< its loss or gradient norm is infinite or no number
+constexpr std::int32_t kSkipSpike = 2;      ///< its loss or gradient norm is above the host's limit
 
 struct StepControl {
   // Written by the host before the step.
   float learning_rate = 0.0f;
   float max_gradient_norm = 0.0f;  ///< clip the global L2 norm to this; 0: no clipping
   double label_count = 0.0;        ///< labelled tokens of the whole step, all micro-batches and ranks
+  double loss_limit = std::numeric_limits<double>::infinity();           ///< a larger loss is a spike
+  double gradient_norm_limit = std::numeric_limits<double>::infinity();  ///< a larger norm is one
   double loss_sum = 0.0;           ///< set to 0 by the host; CrossEntropy adds to it
   // Written by StepDecision.
   double gradient_square_sum = 0.0;  ///< GlobalNorm writes it: of the unscaled gradient sum
   double loss = 0.0;                 ///< loss_sum / label_count
   double gradient_norm = 0.0;        ///< sqrt(gradient_square_sum) / label_count: the norm of the mean gradient, unclipped
   float gradient_scale = 0.0f;       ///< what AdamW multiplies gradients by: clip factor / label_count
-  std::int32_t skip = 0;             ///< 1: a non-finite loss or norm; AdamW leaves everything as it is
+  std::int32_t skip = 0;             ///< not 0: AdamW leaves everything as it is; kSkipNotFinite or kSkipSpike
   std::int64_t updates = 0;          ///< updates taken so far, this one included; Adam's t
 };
 

@@ -111,6 +111,8 @@ void write_files(const CheckpointContext& context, const ParameterTable& table, 
                                           {"samples", state.samples},
                                           {"bad_steps_in_a_row", state.bad_steps_in_a_row},
                                           {"seconds", state.seconds},
+                                          {"window_losses", state.spikes.losses},
+                                          {"window_gradient_norms", state.spikes.gradient_norms},
                                           {"data_fingerprint", context.data_fingerprint},
                                           {"device", context.device},
                                           {"config", context.config}};
@@ -213,6 +215,13 @@ Resumable read_checkpoint_state(const fs::path& checkpoint) {
     trainer.at("samples").get_to(state.samples);
     trainer.at("bad_steps_in_a_row").get_to(state.bad_steps_in_a_row);
     trainer.at("seconds").get_to(state.seconds);
+    // Absent in checkpoints of versions that had no z-scores.
+    state.spikes.losses = trainer.value("window_losses", std::vector<double>());
+    state.spikes.gradient_norms = trainer.value("window_gradient_norms", std::vector<double>());
+    if (state.spikes.losses.size() != state.spikes.gradient_norms.size()) {
+      fail(ErrorKind::checkpoint, "{} has {} window_losses and {} window_gradient_norms", file.string(),
+           state.spikes.losses.size(), state.spikes.gradient_norms.size());
+    }
     trainer.at("data_fingerprint").get_to(result.data_fingerprint);
     result.config = trainer.at("config");
     result.device = trainer.value("device", std::string());

@@ -21,6 +21,7 @@
 #include "model/config.h"
 #include "model/parameters.h"
 #include "train/huggingface_config.h"
+#include "train/spike_window.h"
 
 namespace outeffhop {
 
@@ -31,6 +32,7 @@ struct TrainerState {
   std::int64_t samples = 0;  ///< global samples read: the index of the next one
   std::int64_t bad_steps_in_a_row = 0;
   double seconds = 0.0;  ///< spent training
+  SpikeHistory spikes;   ///< the window of the z-scores
 };
 
 /// A copy in host memory of everything a checkpoint holds.

@@ -95,8 +95,14 @@ Schema describe(Config& c) {
   s.choice("dtype", &c.training.dtype, {"fp32", "bf16"}, "storage of weights and activations");
   s.integer("threads", &c.training.threads, 0, "CPU threads; 0: all that the process may use").resume(OnResume::noted);
   s.integer("max_bad_steps", &c.training.max_bad_steps, 1,
-            "steps in a row with a non-finite loss or gradient before it stops")
+            "steps in a row that may be skipped, for a loss or gradient that is not finite or a spike, before it stops")
       .resume(OnResume::free);
+  s.number("spike_zscore", &c.training.spike_zscore, 0.0, kUnbounded,
+           "skip a step whose loss or gradient norm is so many standard deviations above the mean; 0: never")
+      .resume(OnResume::noted);
+  s.integer("spike_window", &c.training.spike_window, 10,
+            "good steps that mean and deviation are taken over; before there are so many no step is a spike")
+      .resume(OnResume::noted);
 
   s.block("optimizer");
   s.number("learning_rate", &c.optimizer.learning_rate, 0.0, kUnbounded, "peak learning rate of AdamW")

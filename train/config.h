@@ -33,6 +33,8 @@ struct TrainingConfig {
   std::string dtype = "fp32";
   std::int64_t threads = 0;
   std::int64_t max_bad_steps = 20;
+  double spike_zscore = 0.0;  ///< 0: no step is a spike
+  std::int64_t spike_window = 100;
 };
 
 struct OptimizerConfig {

@@ -24,11 +24,13 @@ Optimizer::Optimizer(Device& device, Model& model, const OptimizerConfig& config
   control_ = Buffer(device, sizeof(StepControl));
 }
 
-void Optimizer::begin_step(double learning_rate, std::int64_t label_count, std::int64_t updates) {
+void Optimizer::begin_step(double learning_rate, std::int64_t label_count, std::int64_t updates, const StepLimits& limits) {
   StepControl control;
   control.learning_rate = static_cast<float>(learning_rate);
   control.max_gradient_norm = static_cast<float>(config_.max_gradient_norm);
   control.label_count = static_cast<double>(label_count);
+  control.loss_limit = limits.loss;
+  control.gradient_norm_limit = limits.gradient_norm;
   control.updates = updates;
   device_.copy_in(control_.data(), &control, sizeof control);
   device_.zero(model_.gradients().data, static_cast<std::size_t>(model_.parameters().flat_size()) * sizeof(float));

@@ -7,6 +7,7 @@
 #include "kernels/device.h"
 #include "model/model.h"
 #include "train/config.h"
+#include "train/spike_window.h"
 
 namespace outeffhop {
 
@@ -19,8 +20,8 @@ class Optimizer {
  public:
   Optimizer(Device& device, Model& model, const OptimizerConfig& config);
 
-  /// Zeroes gradients and loss, and hands the device what this step is to use.
-  void begin_step(double learning_rate, std::int64_t label_count, std::int64_t updates);
+  /// Zeroes gradients and loss, and hands the device what this step is to use. Above `limits` it is skipped.
+  void begin_step(double learning_rate, std::int64_t label_count, std::int64_t updates, const StepLimits& limits = {});
   /// Where the step's cross-entropies are added up.
   double* loss_sum() { return &control_.as<StepControl>()->loss_sum; }
   /// Applies the accumulated gradients, or skips them, and returns what was decided.

@@ -23,6 +23,7 @@
 #include "train/planning_device.h"
 #include "train/progress.h"
 #include "train/signals.h"
+#include "train/spike_window.h"
 
 namespace outeffhop {
 namespace {
@@ -105,6 +106,7 @@ class Trainer {
   DeviceBatch device_batch_;
   CheckpointContext context_;
   TrainerState state_;
+  SpikeWindow spike_window_;
   Progress progress_;
   std::optional<FileLock> lock_;  // on the run directory
   std::optional<StopSignals> signals_;
@@ -142,6 +144,7 @@ Trainer::Trainer(const TrainOptions& options)
       model_(make_model(config_.model, model_options(config_), *device_)),
       optimizer_(*device_, *model_, config_.optimizer),
       device_batch_(*device_, config_.model, model_options(config_).max_batch, T_),
+      spike_window_(config_.training.spike_zscore, config_.training.spike_window),
       progress_(isatty(STDOUT_FILENO) == 1) {
   const ShardMetadata& metadata = shards_.metadata();
   context_.run = config_.output;
@@ -226,6 +229,7 @@ bool Trainer::resume() {
   Snapshot& snapshot = writer_->snapshot();
   snapshot = read_checkpoint(checkpoint, model_->parameters()).snapshot;
   state_ = snapshot.state;
+  spike_window_.restore(state_.spikes);
   const auto bytes = snapshot.weights.size() * sizeof(float);
   device_->copy_in(model_->master().data, snapshot.weights.data(), bytes);
   device_->copy_in(optimizer_.first_moments().data, snapshot.first_moments.data(), bytes);
@@ -275,7 +279,7 @@ StepControl Trainer::step(std::vector<Batch>& batches) {
   for (const Batch& batch : batches) labels += count_labels(batch);
   const double rate =
       learning_rate(config_.schedule, config_.optimizer.learning_rate, config_.training.steps, state().updates);
-  optimizer_.begin_step(rate, labels, state().updates);
+  optimizer_.begin_step(rate, labels, state().updates, spike_window_.limits());
   for (const Batch& batch : batches) {
     model_->forward_backward(device_batch_.upload(batch), optimizer_.loss_sum(), true);
   }
@@ -289,7 +293,12 @@ void Trainer::report(const StepControl& control, double seconds) {
   const double step_seconds = window_seconds_ / static_cast<double>(window_steps_);
   const double tokens_per_second = static_cast<double>(tokens_per_step_) / step_seconds;
   const std::int64_t first_sample = state().samples - config_.training.global_batch_size;
-  if (control.skip) {
+  const StepZscores zscores = spike_window_.zscores(control.loss, control.gradient_norm);
+  if (control.skip == kSkipSpike) {
+    say(fmt::format("step {} skipped as a spike: loss {} (z {:.1f}), gradient norm {} (z {:.1f}); samples {} to {}",
+                    state().step, control.loss, zscores.loss, control.gradient_norm, zscores.gradient_norm, first_sample,
+                    state().samples - 1));
+  } else if (control.skip) {
     say(fmt::format("step {} skipped: loss {}, gradient norm {}; samples {} to {}", state().step, control.loss,
                     control.gradient_norm, first_sample, state().samples - 1));
   } else if (!options_.quiet) {
@@ -306,7 +315,14 @@ void Trainer::report(const StepControl& control, double seconds) {
                                    {"tokens_per_second", tokens_per_second},
                                    {"seconds", state().seconds},
                                    {"skipped", control.skip != 0}};
-  if (control.skip) object["samples"] = {first_sample, state().samples - 1};
+  if (control.skip) {
+    object["skip_reason"] = control.skip == kSkipSpike ? "spike" : "not finite";
+    object["samples"] = {first_sample, state().samples - 1};
+  }
+  if (control.skip == kSkipSpike) {
+    object["loss_zscore"] = zscores.loss;
+    object["gradient_norm_zscore"] = zscores.gradient_norm;
+  }
   metrics_->write(object);
   if (metrics_->trouble() != metrics_trouble_) {
     metrics_trouble_ = metrics_->trouble();
@@ -353,6 +369,7 @@ void Trainer::save() {
   device_->copy_out(snapshot.second_moments.data(), optimizer_.second_moments().data, bytes);
   device_->synchronize();
   snapshot.state = state();
+  snapshot.state.spikes = spike_window_.history();
   saved_step_ = state().step;
   writer_->start();
 }
@@ -449,12 +466,13 @@ int Trainer::run() {
     state().bad_steps_in_a_row = control.skip ? state().bad_steps_in_a_row + 1 : 0;
     evaluated_.reset();
     report(control, seconds);
+    if (!control.skip) spike_window_.add(control.loss, control.gradient_norm);
     report_save();
     if (state().bad_steps_in_a_row >= config_.training.max_bad_steps) {
       writer_->wait();
       report_save();
       fail(ErrorKind::diverged,
-           "the loss or gradient was not finite in {} steps in a row, up to step {}; the last checkpoint is as "
+           "the loss or gradient was not finite, or a spike, in {} steps in a row, up to step {}; the last checkpoint is as "
            "it was: lower optimizer.learning_rate, or look at the samples named above",
            state().bad_steps_in_a_row, state().step);
     }

@@ -31,7 +31,9 @@ void step_decision(const StepDecision& op) {
   StepControl& control = *op.control;
   control.loss = control.loss_sum / control.label_count;
   control.gradient_norm = std::sqrt(control.gradient_square_sum) / control.label_count;
-  control.skip = std::isfinite(control.loss) && std::isfinite(control.gradient_norm) ? 0 : 1;
+  const bool finite = std::isfinite(control.loss) && std::isfinite(control.gradient_norm);
+  const bool spike = control.loss > control.loss_limit || control.gradient_norm > control.gradient_norm_limit;
+  control.skip = !finite ? kSkipNotFinite : spike ? kSkipSpike : 0;
   if (control.skip) {
     control.gradient_scale = 0.0f;
     return;

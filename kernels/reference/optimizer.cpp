@@ -26,7 +26,11 @@ void Ops<Real>::run(const StepDecision& op) {
   StepControl& c = *op.control;
   c.loss = c.loss_sum / c.label_count;
   c.gradient_norm = std::sqrt(c.gradient_square_sum) / c.label_count;
-  c.skip = std::isfinite(c.loss) && std::isfinite(c.gradient_norm) ? 0 : 1;
+  if (!std::isfinite(c.loss) || !std::isfinite(c.gradient_norm)) {
+    c.skip = kSkipNotFinite;
+  } else {
+    c.skip = c.loss > c.loss_limit || c.gradient_norm > c.gradient_norm_limit ? kSkipSpike : 0;
+  }
   const double clip = c.max_gradient_norm > 0 ? std::min(1.0, c.max_gradient_norm / (c.gradient_norm + 1e-6)) : 1.0;
   c.gradient_scale = c.skip ? 0.0f : static_cast<float>(clip / c.label_count);
   if (!c.skip) ++c.updates;

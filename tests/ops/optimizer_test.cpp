@@ -135,7 +135,7 @@ TEST_CASE("step decision skips what is not finite") {
       before.updates = 5;
       const StepControl after = decide(*under_test.device, before);
       INFO("loss sum " << bad.loss_sum << ", square sum " << bad.square_sum << ", labels " << bad.label_count);
-      CHECK(after.skip == 1);
+      CHECK(after.skip == kSkipNotFinite);
       CHECK(after.updates == 5);
       // A step after it that is sound is taken again.
       StepControl next = after;
@@ -144,10 +144,42 @@ TEST_CASE("step decision skips what is not finite") {
     }
 }
 
+TEST_CASE("step decision skips what is above its limits") {
+  for (DeviceUnderTest& under_test : devices_under_test()) {
+    StepControl before;
+    before.label_count = 50;
+    before.loss_sum = 125;               // loss 2.5
+    before.gradient_square_sum = 10000;  // norm 2
+    before.updates = 41;
+    struct Limits {
+      double loss, gradient_norm;
+      std::int32_t skip;
+    };
+    for (const Limits& limits : {Limits{kInfinity, kInfinity, 0}, Limits{2.5, 2.0, 0}, Limits{2.4999, 2.0, kSkipSpike},
+                                 Limits{2.5, 1.9999, kSkipSpike}, Limits{kInfinity, 1.0, kSkipSpike},
+                                 Limits{-1.0, kInfinity, kSkipSpike}}) {
+      before.loss_limit = limits.loss;
+      before.gradient_norm_limit = limits.gradient_norm;
+      const StepControl after = decide(*under_test.device, before);
+      INFO("limits " << limits.loss << ", " << limits.gradient_norm);
+      CHECK(after.skip == limits.skip);
+      CHECK(after.updates == (limits.skip ? 41 : 42));
+      CHECK(after.gradient_scale == (limits.skip ? 0.0f : 0.02f));
+      CHECK(after.loss == 2.5);
+      CHECK(after.gradient_norm == 2.0);
+    }
+    // What is not finite is called so, whatever the limits are.
+    before.loss_limit = before.gradient_norm_limit = 1.0;
+    before.loss_sum = kInfinity;
+    CHECK(decide(*under_test.device, before).skip == kSkipNotFinite);
+  }
+}
+
 namespace {
 
 struct AdamWVariant {
-  bool storage_copy = true, skip = false;
+  bool storage_copy = true;
+  std::int32_t skip = 0;
   std::int64_t updates = 1;
   float gradient_scale = 0.01f;
 };
@@ -229,8 +261,9 @@ TEST_CASE("AdamW") {
 }
 
 TEST_CASE("AdamW leaves everything as it is when the step is skipped") {
-  for (const float scale : {0.0f, std::numeric_limits<float>::quiet_NaN()})
-    check(adamw_case(200, {{0, 200, 0.1f}}, {.skip = true, .updates = 4, .gradient_scale = scale}));
+  for (const std::int32_t skip : {kSkipNotFinite, kSkipSpike})
+    for (const float scale : {0.0f, std::numeric_limits<float>::quiet_NaN()})
+      check(adamw_case(200, {{0, 200, 0.1f}}, {.skip = skip, .updates = 4, .gradient_scale = scale}));
 }
 
 // One element by hand, in the words of torch.optim.AdamW: p = 1, g = 0.5, lr = 0.1, decay = 0.1, first step. The decayed
