@@ -15,6 +15,7 @@
 #include <limits>
 #include <utility>
 
+#include "data/mapping_guard.h"
 #include "kernels/error.h"
 
 namespace outeffhop {
@@ -130,12 +131,15 @@ Shard::Shard(const std::string& path) : path_(path) {
     ::munmap(mapping, bytes);
     throw;
   }
+  guard_mapping(mapping_, mapping_bytes_, path);
   // Advice only: its failure changes nothing but speed.
   ::madvise(mapping_, mapping_bytes_, mapping_bytes_ <= kReadAheadBytes ? MADV_WILLNEED : MADV_RANDOM);
 }
 
 Shard::~Shard() {
-  if (mapping_) ::munmap(mapping_, mapping_bytes_);
+  if (!mapping_) return;
+  unguard_mapping(mapping_);
+  ::munmap(mapping_, mapping_bytes_);
 }
 
 Shard::Shard(Shard&& other) noexcept

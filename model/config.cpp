@@ -55,6 +55,13 @@ float parse_softmax_or_fail(const std::string& attn_softmax) {
 
 }  // namespace
 
+double parameter_estimate(const ModelConfig& config) {
+  const auto hidden = static_cast<double>(config.hidden_size);
+  const auto embedding = static_cast<double>(config.embedding_size());
+  return static_cast<double>(config.vocab_size) * embedding + static_cast<double>(config.max_position_embeddings) * hidden +
+         static_cast<double>(config.num_hidden_layers) * hidden * (4.0 * hidden + 2.0 * static_cast<double>(config.intermediate_size));
+}
+
 void validate(const ModelConfig& config) {
   const bool bert = config.model_type == "bert";
   if (!bert && config.model_type != "opt") {
@@ -69,6 +76,18 @@ void validate(const ModelConfig& config) {
   if (config.hidden_size % config.num_attention_heads != 0) {
     fail(ErrorKind::usage, "model.hidden_size is {}; expected a multiple of model.num_attention_heads, {}",
          config.hidden_size, config.num_attention_heads);
+  }
+  constexpr std::int64_t kMostLayers = 1 << 14;
+  if (config.num_hidden_layers > kMostLayers) {
+    fail(ErrorKind::usage, "model.num_hidden_layers is {}; expected at most {}", config.num_hidden_layers, kMostLayers);
+  }
+  constexpr double kMostParameters = 0x1p42;  // far above what any machine holds, far below what integers count
+  if (parameter_estimate(config) > kMostParameters) {
+    fail(ErrorKind::usage,
+         "model.hidden_size {}, num_hidden_layers {}, intermediate_size {}, vocab_size {} and max_position_embeddings {} make "
+         "{:.3g} parameters; expected at most {:.3g}: make the largest of them smaller",
+         config.hidden_size, config.num_hidden_layers, config.intermediate_size, config.vocab_size,
+         config.max_position_embeddings, parameter_estimate(config), kMostParameters);
   }
   activation_of(config.hidden_act);
   check_probability("hidden_dropout_prob", config.hidden_dropout_prob);

@@ -35,6 +35,10 @@ struct ModelConfig {
 /// Throws Error(usage) naming the field, its value and what was expected, unless a model can be built from `config`.
 void validate(const ModelConfig& config);
 
+/// The parameters of a model, but for biases and layer norms, in floating point: sizes whose product overflows integers are
+/// still compared right.
+double parameter_estimate(const ModelConfig& config);
+
 /// The constant n of the attention's denominator that `attn_softmax` names; throws Error(usage) naming those that exist,
 /// and Error(unsupported) for any but "vanilla" in a binary built with OUTEFFHOP_VANILLA_SOFTMAX.
 float softmax_constant(const std::string& attn_softmax);

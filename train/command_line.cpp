@@ -3,6 +3,11 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -13,10 +18,15 @@
 #include "train/eval_command.h"
 #include "train/files.h"
 #include "train/probe.h"
+#include "train/suggestion.h"
 #include "train/training.h"
 
 namespace outeffhop {
 namespace {
+
+// With limits that can be read: CLI11's own checks name the largest double.
+const CLI::Range kPositive(std::int64_t{1}, std::numeric_limits<std::int64_t>::max()),
+    kNotNegative(std::int64_t{0}, std::numeric_limits<std::int64_t>::max());
 
 constexpr const char* kExitCodes =
     "Exit codes: 0 done, 1 a bug of ours, 2 command line or configuration, 3 token shards or batch file, 4 checkpoint,\n"
@@ -58,7 +68,7 @@ void declare_train(CLI::App& app, TrainArguments& a) {
       ->add_option("--stop-after", a.options.stop_after,
                    "save and stop after N steps of this invocation; the schedule stays")
       ->type_name("N")
-      ->check(CLI::PositiveNumber);
+      ->check(kPositive);
   command->add_flag("--dry-run", a.options.dry_run, "print parameters, memory, steps and tokens, and stop");
   command->add_flag("--quiet", a.options.quiet, "print nothing but errors");
   add_device_options(command, &a.options.device);
@@ -77,15 +87,15 @@ void declare_eval(CLI::App& app, EvalOptions& a, std::string& json) {
   command->add_option("--data", a.data, "token shards to evaluate on")->required()->type_name("GLOB");
   command->add_flag("--outliers", a.outliers, "also infinity norms and kurtosis of activations");
   command->add_option("--batches", a.batches, "batches to evaluate; 0: all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(kNotNegative)
       ->capture_default_str();
-  command->add_option("--batch-size", a.batch_size, "sequences a batch")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch-size", a.batch_size, "sequences a batch")->check(kPositive)->capture_default_str();
   command->add_option("--sequence-length", a.sequence_length, "tokens a sequence; default: as trained")
-      ->check(CLI::PositiveNumber);
+      ->check(kPositive);
   command->add_option("--seed", a.seed, "of the masking; default: evaluation.seed of the run")
-      ->check(CLI::NonNegativeNumber);
+      ->check(kNotNegative);
   command->add_option("--dtype", a.dtype, "fp32 or bf16")->capture_default_str();
-  command->add_option("--threads", a.threads, "CPU threads; 0: all")->check(CLI::NonNegativeNumber)->capture_default_str();
+  command->add_option("--threads", a.threads, "CPU threads; 0: all")->check(kNotNegative)->capture_default_str();
   command->add_option("--json", json, "also write the result, module by module")->type_name("FILE");
   add_device_options(command, &a.device);
   command->footer(
@@ -102,7 +112,7 @@ void declare_probe(CLI::App& app, ProbeOptions& a) {
   command->add_option("--out", a.out, "safetensors to write")->required()->type_name("FILE");
   command->add_flag("--attention", a.attention, "also attention scores and probabilities");
   command->add_option("--dtype", a.dtype, "fp32 or bf16")->capture_default_str();
-  command->add_option("--threads", a.threads, "CPU threads; 0: all")->check(CLI::NonNegativeNumber)->capture_default_str();
+  command->add_option("--threads", a.threads, "CPU threads; 0: all")->check(kNotNegative)->capture_default_str();
   add_device_options(command, &a.device);
   command->footer(
       "Example:\n"
@@ -139,7 +149,14 @@ Config read_config_arguments(const std::string& file, const std::vector<std::str
   return file.empty() ? read_config(nlohmann::json::object(), "--set", overrides) : load_config(file, overrides);
 }
 
+/// Writes the whole result of a command: one that reaches nobody is an error.
+void print_result(const std::string& text) {
+  if (std::fputs(text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0) return;
+  fail(ErrorKind::io, "cannot write the result to standard output: {}", std::strerror(errno));
+}
+
 int train_command(TrainArguments& a) {
+  std::signal(SIGPIPE, SIG_IGN);  // who read the progress may go: what counts is in files
   a.options.config = read_config_arguments(a.config, a.changes);
   if (!a.out.empty()) a.options.config.output = json_path("--out", a.out);
   return train(a.options);
@@ -151,8 +168,8 @@ int eval_command(const EvalOptions& options, const std::string& json) {
     json_path("--data", options.data);
   }
   const nlohmann::ordered_json result = run_eval(options);
-  fmt::print("{}", eval_text(result));
   if (!json.empty()) replace_file(json, result.dump(2) + "\n");
+  print_result(eval_text(result));
   return 0;
 }
 
@@ -180,10 +197,11 @@ int run_command_line(int argc, const char* const* argv) {
   } catch (const CLI::Success& e) {
     return app.exit(e);  // --help
   } catch (const CLI::ParseError& e) {
-    fail(ErrorKind::usage, "{} (outeffhop --help tells what there is)", e.what());
+    const std::string unknown = unknown_word(app, argc, argv);
+    fail(ErrorKind::usage, "{} (outeffhop --help tells what there is)", unknown.empty() ? e.what() : unknown);
   }
   if (version) {
-    fmt::print("{}\n", version_text());
+    print_result(version_text() + "\n");
     return 0;
   }
   if (app.got_subcommand("train")) return train_command(train_arguments);
@@ -193,7 +211,7 @@ int run_command_line(int argc, const char* const* argv) {
     return 0;
   }
   if (app.got_subcommand("config")) {
-    fmt::print("{}", commented_config(read_config_arguments(config_arguments.config, config_arguments.changes)));
+    print_result(commented_config(read_config_arguments(config_arguments.config, config_arguments.changes)));
     return 0;
   }
   fail(ErrorKind::usage, "no command: outeffhop train, eval, probe or config (outeffhop --help tells more)");

@@ -261,6 +261,14 @@ void resolve(Config& config, const ShardMetadata& metadata) {
   if (training.threads > std::numeric_limits<int>::max()) {
     fail(ErrorKind::usage, "training.threads is {}, more than any machine has; 0 takes all there are", training.threads);
   }
+  std::int64_t tokens = 0;  // of the run
+  if (__builtin_mul_overflow(training.steps, training.global_batch_size, &tokens) ||
+      __builtin_mul_overflow(tokens, config.data.sequence_length, &tokens)) {
+    fail(ErrorKind::usage,
+         "training.steps is {}: with {} sequences of {} tokens a step the tokens of the run are more than 64 bits count; "
+         "give fewer",
+         training.steps, training.global_batch_size, config.data.sequence_length);
+  }
   if (config.schedule.warmup_steps > training.steps) {
     fail(ErrorKind::usage, "schedule.warmup_steps is {}, more than training.steps {}", config.schedule.warmup_steps,
          training.steps);

@@ -8,6 +8,7 @@
 #include "model/model.h"
 #include "train/config.h"
 #include "train/evaluation.h"
+#include "train/memory_limit.h"
 #include "train/metrics.h"
 #include "train/model_directory.h"
 #include "train/outliers.h"
@@ -68,12 +69,13 @@ nlohmann::ordered_json run_eval(const EvalOptions& requested) {
   check_batch_tokens("--batch-size", options.batch_size, options.sequence_length);
   const StreamSampler sampler(shards, options.sequence_length, 0, false);
 
-  const auto device = make_device({options.device, options.threads});
   ModelOptions model_options;
   model_options.dtype = dtype_of(options.dtype);
   model_options.max_batch = options.batch_size;
   model_options.max_sequence = options.sequence_length;
   model_options.training = false;
+  require_memory(directory.config, model_options, 1);
+  const auto device = make_device({options.device, options.threads});
   const auto model = make_model(directory.config, model_options, *device);
   device->copy_in(model->master().data, directory.weights.data(), directory.weights.size() * sizeof(float));
   model->round_to_storage();

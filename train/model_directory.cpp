@@ -1,6 +1,7 @@
 #include "train/model_directory.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "kernels/error.h"
@@ -68,17 +69,31 @@ std::filesystem::path weights_file(const std::filesystem::path& directory) {
 std::vector<float> read_weights(const std::filesystem::path& path, const ParameterTable& table,
                                 std::vector<std::string>* notes) {
   const SafetensorsFile file(path);
-  std::vector<float> flat(static_cast<std::size_t>(table.flat_size()), 0.0f);
-  std::set<std::string> used;
+  // Before memory is taken for them: config.json may ask for far more than the file holds.
+  std::vector<const TensorEntry*> entries;
   for (const Parameter& parameter : table.all()) {
-    const std::vector<std::string> tied = tied_names(parameter.name);
     const TensorEntry* entry = find_any(file, spellings(parameter.name));
-    if (!entry) entry = find_any(file, tied);
+    if (!entry) entry = find_any(file, tied_names(parameter.name));
     if (!entry) fail(ErrorKind::checkpoint, "{} has no tensor \"{}\"", path.string(), parameter.name);
     check_shape(file, *entry, parameter);
+    entries.push_back(entry);
+  }
+  std::vector<float> flat(static_cast<std::size_t>(table.flat_size()), 0.0f);
+  std::set<std::string> used;
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const Parameter& parameter = table[i];
+    const TensorEntry* entry = entries[i];
+    const std::vector<std::string> tied = tied_names(parameter.name);
     float* values = flat.data() + parameter.offset;
     file.read_floats(*entry, values);
     used.insert(entry->name);
+    const auto strange = std::count_if(values, values + parameter.count, [](float v) { return !std::isfinite(v); });
+    if (strange > 0) {
+      const std::string found =
+          fmt::format("{}: {} of the {} values of \"{}\" are not finite", path.string(), strange, parameter.count, entry->name);
+      if (!notes) fail(ErrorKind::checkpoint, "{}: go on from an earlier checkpoint with --resume DIR", found);
+      notes->push_back(found);
+    }
 
     for (const std::string& name : tied) {
       const TensorEntry* copy = file.find(name);

@@ -16,7 +16,8 @@ namespace outeffhop {
 /// Other common spellings are understood: names without the "model." of OPT, LayerNorm.gamma and .beta of old BERT files.
 /// Tied weights that stand in the file a second time (cls.predictions.decoder.*, lm_head.weight) must equal the first. Heads
 /// that are not part of the model (bert.pooler.*, cls.seq_relationship.*) are passed over with a line in `notes`. A tensor
-/// that is missing, has another shape, or belongs to nothing is Error(checkpoint).
+/// with values that are not finite gets a line in `notes`; without `notes` it is Error(checkpoint), as is one
+/// that is missing, has another shape, or belongs to nothing.
 std::vector<float> read_weights(const std::filesystem::path& file, const ParameterTable& table,
                                 std::vector<std::string>* notes);
 

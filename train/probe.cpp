@@ -10,6 +10,7 @@
 #include "model/model.h"
 #include "train/config.h"
 #include "train/device_batch.h"
+#include "train/memory_limit.h"
 #include "train/model_directory.h"
 #include "train/safetensors.h"
 
@@ -217,11 +218,12 @@ ProbeBatch read_batch(const std::filesystem::path& path, const ModelConfig& conf
 void probe(const ProbeOptions& options) {
   const ModelDirectory directory = read_model_directory(options.checkpoint);
   const ProbeBatch input = read_batch(options.batch, directory.config);
-  const auto device = make_device({options.device, options.threads});
   ModelOptions model_options;
   model_options.dtype = dtype_of(options.dtype);
   model_options.max_batch = input.batch.B;
   model_options.max_sequence = input.batch.T;
+  require_memory(directory.config, model_options, 1);
+  const auto device = make_device({options.device, options.threads});
   const auto model = make_model(directory.config, model_options, *device);
   device->copy_in(model->master().data, directory.weights.data(), directory.weights.size() * sizeof(float));
   model->round_to_storage();

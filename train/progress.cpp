@@ -48,14 +48,14 @@ void Progress::step(const StepReport& r, bool logged) {
   const auto now = std::chrono::steady_clock::now();
   if (now - last_ < std::chrono::milliseconds(200) && r.step != r.steps) return;
   last_ = now;
-  fmt::print("\r\033[K{}", text);
+  std::fputs(("\r\033[K" + text).c_str(), stdout);
   std::fflush(stdout);
   drawn_ = true;
 }
 
 void Progress::line(const std::string& text) {
   clear();
-  fmt::print("{}\n", text);
+  std::fputs((text + '\n').c_str(), stdout);  // a terminal that has gone must not end a run
   std::fflush(stdout);
 }
 

@@ -18,6 +18,7 @@
 #include "train/device_batch.h"
 #include "train/evaluation.h"
 #include "train/files.h"
+#include "train/memory_limit.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/planning_device.h"
@@ -70,6 +71,13 @@ ShardSet training_shards(const Config& config) {
 Config resolved(Config config, const ShardMetadata& metadata) {
   resolve(config, metadata);
   return config;
+}
+
+/// A run keeps two moments and copies of all three for the checkpoint. A dry run may plan for another machine.
+std::unique_ptr<Device> device_of_run(const TrainOptions& options, const Config& config) {
+  if (options.dry_run) return make_planning_device();
+  require_memory(config.model, model_options(config), 2 + 3);
+  return make_device(device_options(options, config));
 }
 
 class Trainer {
@@ -140,7 +148,7 @@ Trainer::Trainer(const TrainOptions& options)
       objective_(make_objective(config_.data, config_.model.vocab_size, static_cast<std::uint64_t>(config_.training.seed))),
       evaluation_objective_(
           make_objective(config_.data, config_.model.vocab_size, static_cast<std::uint64_t>(config_.evaluation.seed))),
-      device_(options.dry_run ? make_planning_device() : make_device(device_options(options, config_))),
+      device_(device_of_run(options, config_)),
       model_(make_model(config_.model, model_options(config_), *device_)),
       optimizer_(*device_, *model_, config_.optimizer),
       device_batch_(*device_, config_.model, model_options(config_).max_batch, T_),

@@ -1,12 +1,14 @@
 // The programs of the build, run as processes.
 #pragma once
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -16,16 +18,27 @@
 
 namespace outeffhop::test {
 
+struct ProcessOptions {
+  std::string output = "";            ///< where standard output goes; empty: a file that output() reads
+  std::vector<std::string> set = {};  ///< NAME=VALUE of the environment
+  bool as_nobody = false;             ///< where the tests run as root: without its right to read and write everything
+};
+
 /// A started program with its output in files.
 class Process {
  public:
   /// `largest_file`: bytes that a file of the program may have, as `ulimit -S -f`; 0: any number.
-  Process(const std::string& program, const std::vector<std::string>& arguments, rlim_t largest_file = 0) {
+  Process(const std::string& program, const std::vector<std::string>& arguments, rlim_t largest_file = 0,
+          const ProcessOptions& options = {}) {
     const std::string path = std::string(OUTEFFHOP_BINARY_DIR) + "/" + program;
     std::vector<const char*> argv = {path.c_str()};
     for (const std::string& a : arguments) argv.push_back(a.c_str());
     argv.push_back(nullptr);
-    const std::string out = (directory_.path() / "out").string(), error = (directory_.path() / "err").string();
+    const std::string out = options.output.empty() ? (directory_.path() / "out").string() : options.output;
+    const std::string error = (directory_.path() / "err").string();
+    // Opened before the rights go: a build directory need not be reachable for everyone.
+    const int executable = open(path.c_str(), O_RDONLY);
+    REQUIRE(executable >= 0);
     pid_ = fork();
     REQUIRE(pid_ >= 0);
     if (pid_ == 0) {
@@ -34,9 +47,13 @@ class Process {
       if (largest_file) limit.rlim_cur = largest_file;
       if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(124);
       if (!freopen(out.c_str(), "w", stdout) || !freopen(error.c_str(), "w", stderr)) _exit(125);
-      execv(path.c_str(), const_cast<char* const*>(argv.data()));
+      for (const std::string& variable : options.set) putenv(const_cast<char*>(variable.c_str()));
+      constexpr uid_t kNobody = 65534;
+      if (options.as_nobody && geteuid() == 0 && (setgid(kNobody) != 0 || setuid(kNobody) != 0)) _exit(123);
+      fexecve(executable, const_cast<char* const*>(argv.data()), environ);
       _exit(126);
     }
+    close(executable);
   }
   ~Process() {
     if (pid_ > 0 && !waited_) {

@@ -1,0 +1,56 @@
+#include "train/memory_limit.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+
+#include "kernels/error.h"
+#include "train/planning_device.h"
+#include "train/progress.h"
+
+namespace outeffhop {
+namespace {
+
+void require_bytes(double bytes, const ModelConfig& config, const ModelOptions& options) {
+  const double limit = memory_of_machine();
+  if (bytes <= limit) return;
+  fail(ErrorKind::unsupported,
+       "a model of {} layers, {} channels and {} token ids with {} sequences of {} tokens at a time needs {} of memory, but "
+       "this machine has {}: take a smaller batch (training.micro_batch_size, evaluation.batch_size; eval: --batch-size), "
+       "a shorter sequence or a smaller model",
+       config.num_hidden_layers, config.hidden_size, config.vocab_size, options.max_batch, options.max_sequence,
+       bytes_text(bytes), bytes_text(limit));
+}
+
+}  // namespace
+
+double memory_of_machine() {
+  double bytes = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  for (const char* file : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    std::ifstream in(file);
+    double limit = 0.0;
+    if (in >> limit && limit > 0.0) bytes = std::min(bytes, limit);  // "max" is no number
+  }
+  return bytes;
+}
+
+void require_memory(const ModelConfig& config, const ModelOptions& options, std::int64_t state_values) {
+  // A lower bound in floating point first: the plan counts in integers, which larger sizes would overflow.
+  const double tokens = static_cast<double>(options.max_batch) * static_cast<double>(options.max_sequence);
+  const double kept_layers = options.training ? static_cast<double>(config.num_hidden_layers) : 1.0;
+  const double state = static_cast<double>(state_values) * sizeof(float);
+  require_bytes(parameter_estimate(config) * (sizeof(float) + state) + tokens * static_cast<double>(config.hidden_size) *
+                                                                           kept_layers *
+                                                                           static_cast<double>(size_of(options.dtype)),
+                config, options);
+  const auto device = make_planning_device();
+  const auto model = make_model(config, options, *device);
+  const MemoryPlan plan = model->memory();
+  require_bytes(
+      static_cast<double>(plan.master_weights + plan.storage_weights + plan.gradients + plan.activations + plan.workspace) +
+          static_cast<double>(model->parameters().flat_size()) * state,
+      config, options);
+}
+
+}  // namespace outeffhop

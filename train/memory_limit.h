@@ -1,0 +1,18 @@
+// Whether a model fits the machine, asked before anything is allocated.
+#pragma once
+
+#include <cstdint>
+
+#include "model/model.h"
+
+namespace outeffhop {
+
+/// Bytes of memory that this process may use: the machine's, or the limit of its control group where that is lower.
+double memory_of_machine();
+
+/// Throws Error(unsupported), naming the bytes needed and the bytes there are, when a model of these options cannot fit the
+/// memory of the machine. `state_values` float arrays as large as the weights are needed beside the model itself: moments
+/// and checkpoint copies, or the weights as they were read.
+void require_memory(const ModelConfig& config, const ModelOptions& options, std::int64_t state_values);
+
+}  // namespace outeffhop
