@@ -229,7 +229,14 @@ void probe(const ProbeOptions& options) {
   model->round_to_storage();
 
   DeviceBatch device_batch(*device, directory.config, input.batch.B, input.batch.T);
-  const ModelBatch batch = device_batch.upload(input.batch, input.type_ids);
+  const ModelBatch batch = [&] {
+    try {
+      return device_batch.upload(input.batch, input.type_ids);
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::data) throw;
+      fail(ErrorKind::data, "{}: {}", options.batch.string(), e.what());
+    }
+  }();
   const Buffer loss_sum(*device, sizeof(double));
   Recorder recorder(*device, *model, options.attention);
   model->forward(batch, loss_sum.as<double>(), &recorder);

@@ -183,7 +183,6 @@ TEST_CASE("A shard that is cut while it is read ends the run in a sentence, and 
   test::write_shard(shard, test::chained_tokens(8 << 20));
   Process process("outeffhop", w.train({"--set", "data.train=" + shard, "--set", "training.steps=1000000", "--set",
                                         "checkpoint.interval=1"}));
-  const std::string first = w.path("run/checkpoints");
   for (int i = 0; i < 1200 && list_checkpoints(w.path("run")).empty(); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(25));
   }
@@ -238,11 +237,11 @@ TEST_CASE("Damaged checkpoints, as the program meets them") {
   const Workplace w;
   const fs::path newest = w.trained();
   fs::resize_file(newest / "optimizer.safetensors", 4096);
+  check({"a checkpoint asked for by name", w.train({"--resume", newest.string()}), 4, {"step_00000003", "4096 bytes"}});
   Process resumed("outeffhop", w.set("training.steps=4"));
   CHECK(resumed.wait() == 0);
   CHECK_THAT(resumed.output(), Contains("passed over step_00000003") && Contains("4096 bytes instead of") &&
                                    Contains("step_00000002 after step 2"));
-  check({"a checkpoint asked for by name", w.train({"--resume", newest.string()}), 4, {"step_00000003"}});
   for (const fs::path& checkpoint : list_checkpoints(w.path("run"))) fs::remove(checkpoint / "manifest.json");
   check({"no sound checkpoint", w.train(), 4, {"no checkpoint of", "sound", "--out"}});
   check({"evaluating a run without a sound checkpoint", w.eval(w.path("run")), 4, {"no sound checkpoint"}});
