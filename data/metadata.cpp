@@ -5,7 +5,9 @@
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
+#include "data/json.h"
 #include "data/shards.h"
 #include "kernels/error.h"
 
@@ -64,8 +66,7 @@ class MetadataReader {
   }
 
   [[noreturn]] void complain(const std::string& key, const Json& value, const std::string& expected) const {
-    fail(ErrorKind::data, "{} has {} = {}, expected {}", path_, key,
-         value.dump(-1, ' ', false, Json::error_handler_t::replace), expected);
+    fail(ErrorKind::data, "{} has {} = {}, expected {}", path_, key, dump_text(value), expected);
   }
 
   std::string path_;
@@ -75,16 +76,17 @@ class MetadataReader {
 }  // namespace
 
 ShardMetadata read_shard_metadata(const std::string& path) {
-  std::ifstream file(path);
+  std::ifstream file(path, std::ios::binary);
   if (!file) fail(ErrorKind::io, "cannot open {}: {}", path, std::strerror(errno));
-  Json root;
-  try {
-    root = Json::parse(file);
-  } catch (const Json::parse_error& error) {
-    fail(ErrorKind::data, "{} is not valid JSON near byte {}: make it again with scripts/tokenize_corpus.py, or remove it",
-         path, error.byte);
-  }
-  const MetadataReader reader(path, std::move(root));
+  std::ostringstream text;
+  text << file.rdbuf();
+  if (file.bad()) fail(ErrorKind::io, "cannot read {}: {}", path, std::strerror(errno));
+  return parse_shard_metadata(text.str(), path);
+}
+
+ShardMetadata parse_shard_metadata(std::string_view text, const std::string& path) {
+  const char* way_out = ": make it again with scripts/tokenize_corpus.py, or remove it";
+  const MetadataReader reader(path, parse_json(text, path, {.kind = ErrorKind::data, .way_out = way_out}));
   constexpr std::int64_t largest = std::numeric_limits<std::int32_t>::max();
   reader.integer("version", 1, kMetadataVersion, kMetadataVersion);
 

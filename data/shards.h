@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace outeffhop {
@@ -53,6 +54,8 @@ struct ShardMetadata {
 /// Reads a metadata.json. Keys it does not know are passed over; ids that are null or missing are -1. Throws Error(io) when
 /// the file cannot be read, Error(data) naming file and key when its content is not what the key promises.
 ShardMetadata read_shard_metadata(const std::string& path);
+/// The same from the file's text; `path` begins the messages.
+ShardMetadata parse_shard_metadata(std::string_view text, const std::string& path);
 
 /// The shards of a glob pattern, sorted by path, and the metadata.json beside the first of them if there is one.
 class ShardSet {

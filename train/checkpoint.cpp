@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "kernels/error.h"
+#include "train/checkpoint_files.h"
 #include "train/files.h"
 #include "train/model_directory.h"
 #include "train/safetensors.h"
@@ -14,7 +15,6 @@ namespace outeffhop {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr int kFormatVersion = 1;
 constexpr const char* kPrefix = "step_";
 constexpr const char* kUnfinished = ".unfinished";
 constexpr const char* kDeleted = ".deleted";
@@ -104,7 +104,7 @@ void write_files(const CheckpointContext& context, const ParameterTable& table, 
   list("optimizer.safetensors", write_safetensors(path / "optimizer.safetensors", std::move(moments)));
 
   const TrainerState& state = snapshot.state;
-  const nlohmann::ordered_json trainer = {{"format_version", kFormatVersion},
+  const nlohmann::ordered_json trainer = {{"format_version", kCheckpointFormatVersion},
                                           {"program", std::string("outeffhop ") + OUTEFFHOP_VERSION},
                                           {"step", state.step},
                                           {"updates", state.updates},
@@ -118,7 +118,7 @@ void write_files(const CheckpointContext& context, const ParameterTable& table, 
                                           {"config", context.config}};
   write("trainer.json", trainer.dump(2) + "\n");
   for (const ExtraFile& file : context.extra_files) write(file.name, file.contents);
-  const nlohmann::ordered_json manifest = {{"format_version", kFormatVersion}, {"files", files}};
+  const nlohmann::ordered_json manifest = {{"format_version", kCheckpointFormatVersion}, {"files", files}};
   write_durable(path / "manifest.json", manifest.dump(2) + "\n");
   sync_directory(path);
 }
@@ -152,24 +152,15 @@ fs::path write_checkpoint(const CheckpointContext& context, const ParameterTable
 void verify_checkpoint(const fs::path& checkpoint) {
   const fs::path manifest_file = checkpoint / "manifest.json";
   if (!fs::exists(status_of(manifest_file))) fail(ErrorKind::checkpoint, "{} has no manifest.json", checkpoint.string());
-  const nlohmann::json manifest = read_checkpoint_json(manifest_file);
-  if (!manifest.is_object() || !manifest.contains("files") || !manifest["files"].is_object() ||
-      !manifest["files"].contains("model.safetensors")) {
-    fail(ErrorKind::checkpoint, "{} does not list a checkpoint's files", manifest_file.string());
-  }
-  for (const auto& [name, entry] : manifest["files"].items()) {
-    if (name.find('/') != std::string::npos || !entry.is_object() || !entry.contains("size") || !entry.contains("xxh64") ||
-        !entry["size"].is_number_unsigned() || !entry["xxh64"].is_string()) {
-      fail(ErrorKind::checkpoint, "{}: the entry of \"{}\" is damaged", manifest_file.string(), name);
-    }
-    const fs::path file = checkpoint / name;
+  for (const ManifestEntry& entry : parse_manifest(read_file(manifest_file), manifest_file.string())) {
+    const fs::path file = checkpoint / entry.name;
     std::error_code error;
     const std::uintmax_t size = fs::file_size(file, error);
     if (error) fail(ErrorKind::checkpoint, "{} is missing", file.string());
-    if (size != entry["size"].get<std::uint64_t>()) {
-      fail(ErrorKind::checkpoint, "{} has {} bytes instead of {}", file.string(), size, entry["size"].get<std::uint64_t>());
+    if (size != entry.bytes) {
+      fail(ErrorKind::checkpoint, "{} has {} bytes instead of {}", file.string(), size, entry.bytes);
     }
-    if (hash_file(file) != entry["xxh64"].get<std::string>()) {
+    if (hash_file(file) != entry.xxh64) {
       fail(ErrorKind::checkpoint, "{} is damaged: its bytes do not match the hash in manifest.json", file.string());
     }
   }
@@ -202,33 +193,7 @@ Resumable read_checkpoint_state(const fs::path& checkpoint) {
     fail(ErrorKind::checkpoint, "{} has no trainer.json: a model directory of another program cannot be continued",
          checkpoint.string());
   }
-  const nlohmann::json trainer = read_checkpoint_json(file);
-  Resumable result;
-  try {
-    if (trainer.at("format_version") != kFormatVersion) {
-      fail(ErrorKind::checkpoint, "{} has format version {}; this program reads {}", file.string(),
-           trainer.at("format_version").dump(), kFormatVersion);
-    }
-    TrainerState& state = result.snapshot.state;
-    trainer.at("step").get_to(state.step);
-    trainer.at("updates").get_to(state.updates);
-    trainer.at("samples").get_to(state.samples);
-    trainer.at("bad_steps_in_a_row").get_to(state.bad_steps_in_a_row);
-    trainer.at("seconds").get_to(state.seconds);
-    // Absent in checkpoints of versions that had no z-scores.
-    state.spikes.losses = trainer.value("window_losses", std::vector<double>());
-    state.spikes.gradient_norms = trainer.value("window_gradient_norms", std::vector<double>());
-    if (state.spikes.losses.size() != state.spikes.gradient_norms.size()) {
-      fail(ErrorKind::checkpoint, "{} has {} window_losses and {} window_gradient_norms", file.string(),
-           state.spikes.losses.size(), state.spikes.gradient_norms.size());
-    }
-    trainer.at("data_fingerprint").get_to(result.data_fingerprint);
-    result.config = trainer.at("config");
-    result.device = trainer.value("device", std::string());
-  } catch (const nlohmann::json::exception& e) {
-    fail(ErrorKind::checkpoint, "{} is not what this program writes: {}", file.string(), e.what());
-  }
-  return result;
+  return parse_trainer(read_file(file), file.string());
 }
 
 Resumable read_checkpoint(const fs::path& checkpoint, const ParameterTable& table) {

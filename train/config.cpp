@@ -2,7 +2,6 @@
 
 #include <limits>
 #include <optional>
-#include <set>
 #include <utility>
 
 #include "kernels/attention.h"
@@ -15,45 +14,30 @@ namespace {
 
 constexpr double kUnbounded = std::numeric_limits<double>::infinity();
 
-/// Parses JSON with comments; a key that stands twice in one object is an error, not a silent choice of the last.
-nlohmann::json parse_json(const std::string& text, const std::string& origin) {
-  std::vector<std::set<std::string>> seen;
-  std::string twice;
-  const auto watch = [&](int, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
-    if (event == nlohmann::json::parse_event_t::object_start) seen.emplace_back();
-    if (event == nlohmann::json::parse_event_t::object_end) seen.pop_back();
-    if (event == nlohmann::json::parse_event_t::key && !seen.back().insert(parsed.get<std::string>()).second) {
-      twice = parsed.get<std::string>();
-    }
-    return true;
-  };
-  nlohmann::json values;
+/// The value of a --set: JSON, or else the text itself.
+nlohmann::json value_of(const Override& change) {
   try {
-    values = nlohmann::json::parse(text, watch, true, true);
-  } catch (const nlohmann::json::parse_error& e) {
-    const std::string what = e.what();
-    const std::size_t tag = what.find("] ");  // the library begins with its own error number in brackets
-    fail(ErrorKind::usage, "{}: not valid JSON: {}", origin, tag == std::string::npos ? what : what.substr(tag + 2));
+    return parse_json(change.value, change.key, {.kind = ErrorKind::usage});
+  } catch (const Error&) {
+    return change.value;
   }
-  if (!twice.empty()) fail(ErrorKind::usage, "{}: the key \"{}\" stands twice in one object", origin, twice);
-  return values;
 }
 
 void apply(nlohmann::json& values, const Override& change) {
-  const nlohmann::json parsed = nlohmann::json::parse(change.value, nullptr, false);
-  nlohmann::json* at = &values;
-  std::size_t begin = 0;
-  while (true) {
-    const std::size_t dot = change.key.find('.', begin);
-    const std::string part = change.key.substr(begin, dot == std::string::npos ? dot : dot - begin);
-    if (!at->is_object() && !at->is_null()) {
-      fail(ErrorKind::usage, "--set {}={}: what comes before \"{}\" is not an object", change.key, change.value, part);
-    }
-    at = &(*at)[part];
-    if (dot == std::string::npos) break;
-    begin = dot + 1;
+  const std::size_t dot = change.key.find('.');
+  if (dot == std::string::npos) {
+    values[change.key] = value_of(change);
+    return;
   }
-  *at = parsed.is_discarded() ? nlohmann::json(change.value) : parsed;
+  const std::string name = change.key.substr(dot + 1);
+  if (name.find('.') != std::string::npos) {
+    fail(ErrorKind::usage, "--set {}={}: a key has one dot at most, as in training.steps", change.key, change.value);
+  }
+  nlohmann::json& block = values[change.key.substr(0, dot)];
+  if (!block.is_object() && !block.is_null()) {
+    fail(ErrorKind::usage, "--set {}={}: what comes before \"{}\" is not an object", change.key, change.value, name);
+  }
+  block[name] = value_of(change);
 }
 
 /// Nothing where `values` does not say.
@@ -162,7 +146,11 @@ Override parse_override(const std::string& text) {
 }
 
 Config load_config(const std::filesystem::path& path, const std::vector<Override>& overrides) {
-  return read_config(parse_json(read_file(path), path.string()), path.string(), overrides);
+  return parse_config(read_file(path), path.string(), overrides);
+}
+
+Config parse_config(std::string_view text, const std::string& origin, const std::vector<Override>& overrides) {
+  return read_config(parse_json(text, origin, {.kind = ErrorKind::usage, .comments = true}), origin, overrides);
 }
 
 Config read_config(const nlohmann::json& values, const std::string& origin, const std::vector<Override>& overrides) {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/shards.h"
@@ -95,7 +96,10 @@ Override parse_override(const std::string& text);
 /// kAuto: see resolve(). Throws Error(usage) or Error(io).
 Config load_config(const std::filesystem::path& path, const std::vector<Override>& overrides);
 
-/// The same from JSON in memory; `origin` begins the messages.
+/// The same from the file's text; `origin` begins the messages.
+Config parse_config(std::string_view text, const std::string& origin, const std::vector<Override>& overrides = {});
+
+/// The same from JSON in memory.
 Config read_config(const nlohmann::json& values, const std::string& origin, const std::vector<Override>& overrides = {});
 
 /// Replaces every "auto" by its value, with the metadata of the training shards, and checks what only makes sense together.

@@ -19,8 +19,8 @@ namespace {
 /// What to ask of the model: as the run that trained it did, where it was one of ours, else by the data's metadata.
 DataConfig data_config(const ModelDirectory& directory, const ShardMetadata& metadata, EvalOptions& options) {
   Config config;
-  if (directory.trainer.is_object() && directory.trainer.contains("config")) {
-    config = read_config(directory.trainer["config"], (directory.path / "trainer.json").string());
+  if (!directory.run_config.is_null()) {
+    config = read_config(directory.run_config, (directory.path / "trainer.json").string());
   } else {
     config.model = directory.config;
     config.data.sequence_length = directory.config.max_position_embeddings;

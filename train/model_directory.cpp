@@ -4,6 +4,7 @@
 #include <cmath>
 #include <set>
 
+#include "data/json.h"
 #include "kernels/error.h"
 #include "model/model.h"
 #include "train/checkpoint.h"
@@ -122,11 +123,16 @@ std::vector<float> read_weights(const std::filesystem::path& path, const Paramet
   return flat;
 }
 
-nlohmann::json read_checkpoint_json(const std::filesystem::path& file) {
+ModelConfig parse_model_config(std::string_view text, const std::string& origin) {
   try {
-    return nlohmann::json::parse(read_file(file));
-  } catch (const nlohmann::json::exception& e) {
-    fail(ErrorKind::checkpoint, "{} is not valid JSON: {}", file.string(), e.what());
+    const ModelConfig config = read_huggingface_config(parse_json(text, origin, {.kind = ErrorKind::checkpoint}), origin);
+    validate(config);
+    softmax_constant(config.attn_softmax);
+    return config;
+  } catch (const Error& e) {
+    // The same mistake in a run's configuration would be the user's; here the file is at fault.
+    if (e.kind() != ErrorKind::usage) throw;
+    fail(ErrorKind::checkpoint, "{} cannot be used: {}", origin, e.what());
   }
 }
 
@@ -146,18 +152,10 @@ ModelDirectory read_model_directory(const std::filesystem::path& path) {
   const std::filesystem::path config_file = directory.path / "config.json";
   if (!std::filesystem::exists(status_of(config_file)))
     fail(ErrorKind::checkpoint, "{} has no config.json", directory.path.string());
-  try {
-    directory.config = read_huggingface_config(read_checkpoint_json(config_file), config_file.string());
-    validate(directory.config);
-    softmax_constant(directory.config.attn_softmax);
-  } catch (const Error& e) {
-    // The same mistake in a run's configuration would be the user's; here the file is at fault.
-    if (e.kind() != ErrorKind::usage) throw;
-    fail(ErrorKind::checkpoint, "{} cannot be used: {}", config_file.string(), e.what());
-  }
+  directory.config = parse_model_config(read_file(config_file), config_file.string());
   directory.weights = read_weights(weights_file(directory.path), make_parameter_table(directory.config), &directory.notes);
   if (std::filesystem::exists(status_of(directory.path / "trainer.json"))) {
-    directory.trainer = read_checkpoint_json(directory.path / "trainer.json");
+    directory.run_config = read_checkpoint_state(directory.path).config;
   }
   return directory;
 }

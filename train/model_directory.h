@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "model/config.h"
@@ -21,14 +22,15 @@ namespace outeffhop {
 std::vector<float> read_weights(const std::filesystem::path& file, const ParameterTable& table,
                                 std::vector<std::string>* notes);
 
-/// A JSON file, or Error(checkpoint) saying what is wrong with it.
-nlohmann::json read_checkpoint_json(const std::filesystem::path& file);
+/// Reads the text of a model directory's config.json; `origin` begins the messages. The result has passed validate(). Throws
+/// Error(checkpoint) or, for what does not exist here, Error(unsupported).
+ModelConfig parse_model_config(std::string_view text, const std::string& origin);
 
 struct ModelDirectory {
   std::filesystem::path path;  ///< the directory that was read: a checkpoint, when a run was given
   ModelConfig config;
   std::vector<float> weights;  ///< flat, in the order of make_parameter_table(config)
-  nlohmann::json trainer;      ///< trainer.json of our own checkpoints; null otherwise
+  nlohmann::json run_config;   ///< of the run, where trainer.json tells: in our own checkpoints; null otherwise
   std::vector<std::string> notes;
 };
 

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "data/json.h"
 #include "kernels/error.h"
 #include "kernels/tensor.h"
 
@@ -147,12 +148,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
     data_begin_ = 8 + header_bytes;
     const std::uint64_t data_bytes = file_bytes - data_begin_;
 
-    nlohmann::json header;
-    try {
-      header = nlohmann::json::parse(text);
-    } catch (const nlohmann::json::exception& e) {
-      damaged(path, fmt::format("its header is not JSON ({})", e.what()));
-    }
+    const nlohmann::json header = parse_json(text, "the header of " + path.string(), {.kind = ErrorKind::checkpoint});
     if (!header.is_object()) damaged(path, "its header is no JSON object");
     for (const auto& [name, value] : header.items()) {
       if (name != "__metadata__") {

@@ -211,18 +211,22 @@ std::string Schema::nearest(const std::string& path) const {
   const std::string leaf = path.substr(path.rfind('.') + 1);
   std::string best;
   std::size_t best_distance = std::max<std::size_t>(2, leaf.size() / 3) + 1;  // beyond that it is another word
-  const auto consider = [&](const std::string& candidate, std::size_t distance) {
-    if (distance < best_distance) {
-      best = candidate;
-      best_distance = distance;
-    }
+  // `candidate` is suggested where `text` is `known` but for a few letters; `penalty` for a second best guess.
+  const auto consider = [&](const std::string& candidate, const std::string& text, const std::string& known,
+                            std::size_t penalty) {
+    // No distance is below the difference in length: a key of a megabyte is not compared letter by letter.
+    const std::size_t difference = std::max(text.size(), known.size()) - std::min(text.size(), known.size());
+    if (difference + penalty >= best_distance) return;
+    const std::size_t distance = edit_distance(text, known) + penalty;
+    if (distance >= best_distance) return;
+    best = candidate;
+    best_distance = distance;
   };
   for (const Key& key : keys_) {
-    consider(key.path(), edit_distance(path, key.path()));
-    // The right word in the wrong block is the next best guess.
-    consider(key.path(), edit_distance(leaf, key.name) + 1);
+    consider(key.path(), path, key.path(), 0);
+    consider(key.path(), leaf, key.name, 1);  // the right word in the wrong block
   }
-  for (const std::string& block : blocks_) consider(block, edit_distance(path, block));
+  for (const std::string& block : blocks_) consider(block, path, block, 0);
   return best;
 }
 

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "data/json.h"
+
 namespace outeffhop {
 
 /// What a resumed run may do to a key.
@@ -90,12 +92,6 @@ class Schema {
 
 /// Whether `text` is UTF-8, as JSON must be.
 bool is_utf8(const std::string& text);
-
-/// JSON as text for a message: what is not UTF-8 in it is replaced, where dump() would throw.
-template <class Json>
-std::string dump_text(const Json& value) {
-  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
 
 /// Levenshtein distance: insertions, deletions and substitutions that turn a into b.
 std::size_t edit_distance(const std::string& a, const std::string& b);

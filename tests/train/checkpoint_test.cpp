@@ -222,7 +222,7 @@ TEST_CASE("A model directory of any program can be read") {
   });
   const ModelDirectory read = read_model_directory(theirs);
   CHECK(read.weights == snapshot.weights);
-  CHECK(read.trainer.is_null());
+  CHECK(read.run_config.is_null());
   REQUIRE(read.notes.size() == 1);
   CHECK_THAT(read.notes[0], Contains("bert.pooler.dense.weight"));
 

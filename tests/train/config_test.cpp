@@ -101,6 +101,17 @@ TEST_CASE("--set takes JSON and bare strings") {
   CHECK(config.data.special_token_ids == std::vector<std::int64_t>{5, 6});
   CHECK(parse_override("a.b=c=d").value == "c=d");
   CHECK(caught_error([] { parse_override("nothing"); }).kind() == ErrorKind::usage);
+  CHECK_THAT(refusal(tiny(), {{"a.b.c", "1"}}), Contains("one dot at most"));
+  CHECK_THAT(refusal(tiny(), {{"training", "5"}, {"training.steps", "1"}}), Contains("\"steps\" is not an object"));
+}
+
+TEST_CASE("Keys and values of any length and depth end in a sentence, soon") {
+  const std::string long_text(1'000'000, 'x'), deep(1'000'000, '[');
+  CHECK_THAT(refusal(tiny(), {{"training." + long_text, "1"}}), Contains("is not a key") && !Contains("did you mean"));
+  CHECK_THAT(refusal(tiny(), {{long_text, "1"}}), Contains("is not a key"));
+  CHECK_THAT(refusal(tiny(), {{std::string(1'000'000, '.'), "1"}}), Contains("one dot at most"));
+  CHECK_THAT(refusal(tiny(), {{"training.steps", deep + std::string(1'000'000, ']')}}), Contains("must be an integer"));
+  CHECK_THAT(caught_error([&] { parse_config("{\"model\": " + deep, "run.json"); }).what(), Contains("more than 64"));
 }
 
 TEST_CASE("--set changes a key however it and the file spell it") {

@@ -231,6 +231,7 @@ TEST_CASE("probe has every labelled row of a head that works in several chunks")
   CheckpointContext context;
   context.run = directory.path();
   context.model = config;
+  context.config = nlohmann::ordered_json::object();
 
   std::vector<std::int32_t> ids(T), labels(T);
   for (std::int32_t t = 0; t < T; ++t) {

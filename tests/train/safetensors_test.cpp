@@ -102,7 +102,7 @@ TEST_CASE("A lying header is refused") {
   CHECK_THAT(complaint(path), Contains("claims 1000 bytes of a file of 10"));
   write_bytes(path, file_bytes("{}", 0, std::uint64_t{1} << 63));
   CHECK_THAT(complaint(path), Contains("the format allows"));
-  CHECK_THAT(lie("{\"a\":"), Contains("not JSON"));
+  CHECK_THAT(lie("{\"a\":"), Contains("not valid JSON"));
   CHECK_THAT(lie("[]"), Contains("no JSON object"));
   CHECK_THAT(lie(R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})"), Contains("needs 12 bytes and claims 8"));
   CHECK_THAT(lie(R"({"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}})"), Contains("of a data section of 8"));
