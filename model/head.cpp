@@ -6,7 +6,9 @@ namespace outeffhop {
 
 void Head::plan(Arena& workspace, const Capacity& capacity) {
   const auto row_bytes = V * static_cast<std::int64_t>(size_of(capacity.dtype));
-  const std::int64_t within_budget = std::max(kBucket, kLogitBytes / row_bytes / kBucket * kBucket);
+  // Where there is room for them, whole blocks of the products: 512 or 1,024 rows cost up to 7 % less a row than 640.
+  const std::int64_t affordable = kLogitBytes / row_bytes, step = affordable >= kProductRows ? kProductRows : kBucket;
+  const std::int64_t within_budget = std::max(kBucket, affordable / step * step);
   chunk_rows_ = std::min(padded_rows(capacity.rows()), within_budget);
   const DType dtype = capacity.dtype;
   gathered_ = workspace.take(chunk_rows_ * C, dtype);
@@ -24,7 +26,10 @@ void Head::plan(Arena& workspace, const Capacity& capacity) {
 }
 
 Head::Chunk Head::chunk_at(std::int64_t begin, std::int64_t total) const {
-  const std::int64_t count = std::min(chunk_rows_, total - begin);
+  if (begin == total) return {};
+  // Of equal sizes: a small last chunk would read and write all of the decoder's gradient for few rows.
+  const std::int64_t chunks = (total + chunk_rows_ - 1) / chunk_rows_;
+  const std::int64_t count = std::min(padded_rows((total + chunks - 1) / chunks), total - begin);
   return {begin, count, padded_rows(count)};
 }
 
@@ -101,8 +106,7 @@ void Head::cross_entropy(const Pass& pass, const Chunk& chunk, double* loss_sum,
 
 void Head::forward(const Pass& pass, ConstTensor hidden, double* loss_sum) const {
   const std::int64_t N = pass.batch.label_count;
-  for (std::int64_t begin = 0; begin < N; begin += chunk_rows_) {
-    const Chunk chunk = chunk_at(begin, N);
+  for (Chunk chunk = chunk_at(0, N); chunk.count > 0; chunk = chunk_at(chunk.begin + chunk.count, N)) {
     const ConstTensor gathered = gather(pass, hidden, chunk);
     decode(pass, transform(pass, gathered, chunk), chunk.padded, logits_);
     show(pass, logits_site, logits_, V, chunk);
@@ -112,13 +116,12 @@ void Head::forward(const Pass& pass, ConstTensor hidden, double* loss_sum) const
 
 void Head::forward_backward(const Pass& pass, ConstTensor hidden, double* loss_sum, Tensor d_rows) const {
   const std::int64_t N = pass.batch.label_count;
-  for (std::int64_t begin = 0; begin < N; begin += chunk_rows_) {
-    const Chunk chunk = chunk_at(begin, N);
+  for (Chunk chunk = chunk_at(0, N); chunk.count > 0; chunk = chunk_at(chunk.begin + chunk.count, N)) {
     const ConstTensor gathered = gather(pass, hidden, chunk);
     const ConstTensor transformed = transform(pass, gathered, chunk);
     decode(pass, transformed, chunk.padded, logits_);
     cross_entropy(pass, chunk, loss_sum, true);
-    chunk_backward(pass, gathered, transformed, chunk, d_rows.at(begin * C));
+    chunk_backward(pass, gathered, transformed, chunk, d_rows.at(chunk.begin * C));
   }
 }
 

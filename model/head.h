@@ -16,8 +16,9 @@ namespace outeffhop {
 /// of the products repeat from batch to batch; the padding rows get no loss and no gradient. No label is dropped.
 class Head {
  public:
-  static constexpr std::int64_t kBucket = 64;              ///< rows
-  static constexpr std::int64_t kLogitBytes = 64ll << 20;  ///< logits of a chunk take at most this, or one bucket
+  static constexpr std::int64_t kBucket = 64;               ///< rows
+  static constexpr std::int64_t kProductRows = 512;         ///< rows that large products take without a remainder
+  static constexpr std::int64_t kLogitBytes = 128ll << 20;  ///< logits of a chunk take at most this, or one bucket
 
   std::int64_t C = 0, E = 0, V = 0;
   std::optional<LinearLayer> projection;  ///< (E, C)
@@ -47,7 +48,7 @@ class Head {
   struct Chunk {
     std::int64_t begin = 0, count = 0, padded = 0;
   };
-  Chunk chunk_at(std::int64_t begin, std::int64_t total) const;
+  Chunk chunk_at(std::int64_t begin, std::int64_t total) const;  ///< empty at the end
   ConstTensor gather(const Pass& pass, ConstTensor hidden, const Chunk& chunk) const;
   ConstTensor transform(const Pass& pass, ConstTensor rows, const Chunk& chunk) const;
   void decode(const Pass& pass, ConstTensor transformed, std::int64_t rows, Tensor logits) const;

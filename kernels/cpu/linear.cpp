@@ -15,6 +15,10 @@ namespace {
 
 constexpr std::int64_t kGrain = 1 << 12;
 constexpr std::int64_t kBlockBytes = std::int64_t{16} << 20;
+/// Rows of d_weight in one product. For a whole vocabulary of rows oneDNN reads d_out from memory again for each block of
+/// columns; a part of it stays in the cache meanwhile: 1.4 to 1.5 times as fast in bf16, 1.15 in fp32, for 50,272 rows.
+/// Much smaller parts are no faster and make the threads wait for each other more often.
+constexpr std::int64_t kGradientRows = 8192;
 
 void require_unquantised(const Operand& operand, const char* name) {
   require(operand.scale == 1.0f && operand.zero_point == 0,
@@ -95,15 +99,17 @@ void linear_backward(int threads, ProductEngine& products, const LinearBackward&
   }
   if (op.d_weight) {
     require_storage(op.x.dtype, name);
-    products.run({.M = op.out_features,
-                  .N = op.in,
-                  .K = op.rows,
-                  .a = op.d_out,
-                  .a_transposed = true,
-                  .b = op.x,
-                  .bias = {},
-                  .c = op.d_weight,
-                  .accumulate = true});
+    for (std::int64_t begin = 0; begin < op.out_features; begin += kGradientRows)
+      products.run({.M = std::min(kGradientRows, op.out_features - begin),
+                    .N = op.in,
+                    .K = op.rows,
+                    .a = op.d_out.at(begin),
+                    .a_transposed = true,
+                    .a_stride = op.out_features,
+                    .b = op.x,
+                    .bias = {},
+                    .c = op.d_weight.at(begin * op.in),
+                    .accumulate = true});
   }
   if (op.d_bias) {
     const auto& table = activation_table();

@@ -20,7 +20,7 @@ namespace {
 
 /// What a primitive is made for. Plain bytes, compared and hashed as such.
 struct Key {
-  std::int64_t M, N, K;
+  std::int64_t M, N, K, a_stride;
   DType a, b, c, bias;
   bool a_transposed, b_transposed, accumulate, has_bias;
 
@@ -34,6 +34,7 @@ struct KeyHash {
     mix(static_cast<std::uint64_t>(key.M));
     mix(static_cast<std::uint64_t>(key.N));
     mix(static_cast<std::uint64_t>(key.K));
+    mix(static_cast<std::uint64_t>(key.a_stride));
     std::uint64_t flags = 0;
     for (const DType dtype : {key.a, key.b, key.c, key.bias}) flags = flags * 8 + static_cast<std::uint64_t>(dtype);
     for (const bool flag : {key.a_transposed, key.b_transposed, key.accumulate, key.has_bias}) flags = flags * 2 + flag;
@@ -46,10 +47,10 @@ dnnl::memory::data_type onednn_type(DType dtype) {
   return dtype == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
 }
 
-/// A (rows, columns) matrix, stored row by row or, transposed, column by column.
-dnnl::memory::desc matrix(std::int64_t rows, std::int64_t columns, DType dtype, bool transposed) {
-  return {{rows, columns}, onednn_type(dtype),
-          transposed ? dnnl::memory::dims{1, rows} : dnnl::memory::dims{columns, 1}};
+/// A (rows, columns) matrix, stored row by row or, transposed, column by column, `stride` elements apart; 0: end to end.
+dnnl::memory::desc matrix(std::int64_t rows, std::int64_t columns, DType dtype, bool transposed, std::int64_t stride = 0) {
+  if (stride == 0) stride = transposed ? rows : columns;
+  return {{rows, columns}, onednn_type(dtype), transposed ? dnnl::memory::dims{1, stride} : dnnl::memory::dims{stride, 1}};
 }
 
 /// oneDNN sizes its team by the caller's OpenMP setting; ours for the length of a call, then the caller's again.
@@ -70,7 +71,7 @@ class ProductEngine::OneDnn {
 
   /// False where oneDNN has no primitive for this product.
   bool run(const Product& product, Scratch& scratch) {
-    const Key key{product.M, product.N, product.K, product.a.dtype, product.b.dtype, product.c.dtype,
+    const Key key{product.M, product.N, product.K, product.a_stride, product.a.dtype, product.b.dtype, product.c.dtype,
                   product.bias ? product.bias.dtype : DType::f32, product.a_transposed, product.b_transposed,
                   product.accumulate, static_cast<bool>(product.bias)};
     auto found = cache_.find(key);
@@ -111,8 +112,9 @@ class ProductEngine::OneDnn {
         accumulate.append_sum(1.0f);
         attributes.set_post_ops(accumulate);
       }
-      const auto a = matrix(key.M, key.K, key.a, key.a_transposed), b = matrix(key.K, key.N, key.b, key.b_transposed),
-                 c = matrix(key.M, key.N, key.c, false), bias = matrix(1, key.N, key.bias, false);
+      const auto a = matrix(key.M, key.K, key.a, key.a_transposed, key.a_stride),
+                 b = matrix(key.K, key.N, key.b, key.b_transposed), c = matrix(key.M, key.N, key.c, false),
+                 bias = matrix(1, key.N, key.bias, false);
 #if DNNL_VERSION_MAJOR >= 3
       const auto chosen = key.has_bias ? dnnl::matmul::primitive_desc(engine_, a, b, bias, c, attributes)
                                        : dnnl::matmul::primitive_desc(engine_, a, b, c, attributes);

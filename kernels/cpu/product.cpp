@@ -28,7 +28,8 @@ void blocked_product(int threads, Scratch& scratch, const Product& product) {
   for (const DType dtype : {product.a.dtype, product.b.dtype, product.c.dtype}) require_storage(dtype, "a matrix product");
   const auto& table = product_table();
   const std::int64_t panel_rows = table.panel_rows, panel_columns = table.panel_columns;
-  const std::int64_t a_row = product.a_transposed ? 1 : K, a_depth = product.a_transposed ? M : 1;
+  const std::int64_t a_stride = product.a_stride ? product.a_stride : product.a_transposed ? M : K;
+  const std::int64_t a_row = product.a_transposed ? 1 : a_stride, a_depth = product.a_transposed ? a_stride : 1;
   const std::int64_t b_depth = product.b_transposed ? 1 : N, b_column = product.b_transposed ? K : 1;
 
   const std::int64_t tile_columns = std::min(round_up(N, panel_columns), round_up(kTileColumns, panel_columns));

@@ -15,6 +15,7 @@ struct Product {
   std::int64_t M = 0, N = 0, K = 0;
   ConstTensor a;              ///< (M, K); stored (K, M) when a_transposed
   bool a_transposed = false;
+  std::int64_t a_stride = 0;  ///< elements from one stored row of a to the next; 0: they lie end to end
   ConstTensor b;              ///< (K, N); stored (N, K) when b_transposed
   bool b_transposed = false;
   ConstTensor bias;           ///< (N) or null

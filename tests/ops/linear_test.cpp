@@ -110,6 +110,11 @@ TEST_CASE("linear forward with an activation") {
     }
 }
 
+TEST_CASE("linear backward of a vocabulary, whose gradient is made in parts") {
+  check(backward_case({3, 5, 8192 + 7}, {}));
+  check(backward_case({20, 3, 2 * 8192 + 1}, {.d_x = false}));
+}
+
 TEST_CASE("linear backward") {
   for (const Shape& shape : kShapes) {
     check(backward_case(shape, {}));
