@@ -113,6 +113,7 @@ compare() {
 import json, sys
 def read(run):
     objects = [json.loads(line) for line in open(f"{run}/metrics.jsonl")]
+    objects = [o for o in objects if "resumed" not in o]
     for o in objects:  # what depends on the clock
         o.pop("seconds", 0), o.pop("tokens_per_second", 0)
     state = json.load(open(f"{run}/{sys.argv[2]}/trainer.json"))

@@ -275,11 +275,13 @@ void Trainer::begin() {
   }
   remove_leftovers(context_.run);
   writer_.emplace(context_, model_->parameters(), config_.checkpoint.keep_last, config_.checkpoint.keep_every);
-  if (!resume()) start_afresh();
+  const bool resumed = resume();
+  if (!resumed) start_afresh();
   first_step_ = state().step;
   model_->round_to_storage();
   replace_file(context_.run / "config.json", context_.config.dump(2) + "\n");
   metrics_.emplace(context_.run / "metrics.jsonl", state().step);
+  if (resumed && state().step < config_.training.steps) metrics_->write({{"step", state().step}, {"resumed", true}});
 }
 
 StepControl Trainer::step(std::vector<Batch>& batches) {

@@ -57,8 +57,8 @@ def mark(entry):
                                        len(samples) == 2 else "")
     if "checkpoint_error" in entry:
         return "checkpoint", f"step {entry.get('checkpoint_step', entry['step'])} was not saved: {entry['checkpoint_error']}"
-    if "resumed" in entry:
-        return "resumed", f"resumed from {entry['resumed']}"
+    if entry.get("resumed"):
+        return "resumed", "resumed"
     return None
 
 

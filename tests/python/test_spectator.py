@@ -28,7 +28,7 @@ LINES = [
      "outliers": {"bert.encoder.layer.0.output.dense": 6.0, "bert.encoder.layer.1.output.dense": 7.0,
                   "bert.encoder.layer.1.output (residual sum)": None}},
     {"step": 20, "checkpoint_step": 20, "checkpoint_error": "disk </script> full"},
-    {"step": 20, "resumed": "step_00000020"},
+    {"step": 20, "resumed": True},
 ]
 
 

@@ -180,9 +180,10 @@ TEST_CASE("A signal does not wait for the end of an evaluation, which is made up
   std::vector<std::string> written;
   for (const auto& object : test::read_metrics(corpus.path("run"))) {
     written.push_back(
-        fmt::format("{} {}", object["step"].get<int>(), object.contains("validation_loss") ? "evaluated" : ""));
+        fmt::format("{} {}", object["step"].get<int>(),
+                                  object.contains("validation_loss") ? "evaluated" : object.contains("resumed") ? "resumed" : ""));
   }
-  CHECK(written == std::vector<std::string>{"1 ", "1 evaluated", "2 ", "2 evaluated"});
+  CHECK(written == std::vector<std::string>{"1 ", "1 resumed", "1 evaluated", "2 ", "2 evaluated"});
 }
 
 TEST_CASE("A run that goes on with other threads says so") {

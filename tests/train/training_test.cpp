@@ -44,6 +44,11 @@ TEST_CASE("A run that is stopped and resumed is the run that was not, bit for bi
       }
       const std::vector<double> losses = read_losses(corpus.path(name + "_whole"));
       CHECK(losses.size() == 40);
+      const auto metrics = test::read_metrics(corpus.path(name + "_parts"));
+      const auto resumes = std::count_if(metrics.begin(), metrics.end(), [](const nlohmann::json& object) {
+        return object.contains("resumed") && object["step"] == 20;
+      });
+      CHECK(resumes == 1);
       CHECK(losses == read_losses(corpus.path(name + "_parts")));
       CHECK(read_file(corpus.path(name + "_parts/checkpoints/step_00000020/model.safetensors")) !=
             read_file(corpus.path(name + "_parts/checkpoints/step_00000040/model.safetensors")));
