@@ -90,7 +90,9 @@ TEST_CASE("Spikes are skipped and logged, do not enter the window, and a resumed
 
   std::vector<double> losses, norms;
   std::int64_t taken = 0, skipped = 0;
-  const auto metrics = test::read_metrics(corpus.path("whole")), again = test::read_metrics(corpus.path("parts"));
+  const auto metrics = test::read_metrics(corpus.path("whole"));
+  auto again = test::read_metrics(corpus.path("parts"));
+  std::erase_if(again, [](const nlohmann::json& object) { return object.contains("resumed"); });
   REQUIRE(metrics.size() == again.size());
   for (std::size_t i = 0; i < 40; ++i) {
     const nlohmann::json& object = metrics[i];
