@@ -216,8 +216,8 @@ TEST_CASE("the binary compiled for the ordinary softmax agrees too, and refuses 
 
 TEST_CASE("probe has every labelled row of a head that works in several chunks") {
   const test::TemporaryDirectory directory;
-  // A chunk of the head is 64 rows where 128 rows of logits would take more than 64 MiB.
-  constexpr std::int64_t V = 131073, T = 66;
+  // A chunk of the head is 64 rows where 128 rows of logits would take more than 128 MiB.
+  constexpr std::int64_t V = 262145, T = 66;
   ModelConfig config = default_model_config("bert");
   config.vocab_size = V;
   config.hidden_size = config.intermediate_size = 4;
