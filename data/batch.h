@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 namespace outeffhop {
@@ -18,6 +19,15 @@ struct Batch {
   /// position t takes. Padding has the empty range (length, length), where length is the row's key_lengths.
   std::vector<std::int32_t> key_ranges;
   std::vector<std::uint64_t> sample_ids;  ///< (B) global sample indices
+
+  /// Positions of row b that hold text: the padding is on the right.
+  std::int64_t row_length(std::int64_t b) const {
+    return key_lengths.empty() ? T : key_lengths[static_cast<std::size_t>(b)];
+  }
+  /// Tokens, padding left out.
+  std::int64_t token_count() const {
+    return key_lengths.empty() ? B * T : std::accumulate(key_lengths.begin(), key_lengths.end(), std::int64_t{0});
+  }
 };
 
 }  // namespace outeffhop

@@ -12,26 +12,27 @@
 
 namespace outeffhop {
 
-Batch make_batch(const StreamSampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T,
+Batch make_batch(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T,
                  std::int64_t vocab_size, std::uint64_t first_sample) {
-  require(B >= 1 && T == sampler.window_length(), "a batch of shape ({}, {}) from a sampler of windows of {}", B, T,
-          sampler.window_length());
+  require(B >= 1 && T == sampler.length(), "a batch of shape ({}, {}) from a sampler of rows of {}", B, T, sampler.length());
   Batch batch;
   batch.B = B;
   batch.T = T;
   batch.input_ids.resize(static_cast<std::size_t>(B * T));
   batch.sample_ids.resize(static_cast<std::size_t>(B));
+  if (sampler.pads()) batch.key_lengths.resize(static_cast<std::size_t>(B));
+  if (sampler.packs()) batch.key_ranges.resize(static_cast<std::size_t>(B * T * 2));
   for (std::int64_t b = 0; b < B; ++b) {
     const std::uint64_t sample = first_sample + static_cast<std::uint64_t>(b);
     batch.sample_ids[static_cast<std::size_t>(b)] = sample;
-    sampler.sample(sample, vocab_size, batch.input_ids.data() + b * T);
+    sampler.fill(sample, vocab_size, batch, b);
   }
   objective.apply(batch);
   return batch;
 }
 
 struct Loader::State {
-  const StreamSampler& sampler;
+  const Sampler& sampler;
   const Objective& objective;
   const std::int64_t B, T, vocab_size;
   const std::size_t depth;
@@ -63,7 +64,7 @@ struct Loader::State {
   }
 };
 
-Loader::Loader(const StreamSampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T,
+Loader::Loader(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T,
                std::int64_t vocab_size, std::uint64_t first_sample, std::size_t depth)
     : state_(new State{
           sampler, objective, B, T, vocab_size, std::max<std::size_t>(depth, 1), first_sample, {}, {}, {}, {}, false, {}}) {

@@ -15,7 +15,7 @@ namespace outeffhop {
 /// shards and objective must outlive the loader. At most `depth` batches (at least one) wait at a time.
 class Loader {
  public:
-  Loader(const StreamSampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
+  Loader(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
          std::uint64_t first_sample, std::size_t depth = 4);
   ~Loader();
 
@@ -27,8 +27,8 @@ class Loader {
   std::unique_ptr<State> state_;
 };
 
-/// One batch of samples [first, first + B), made in the caller's thread. T is the sampler's window length.
-Batch make_batch(const StreamSampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T,
+/// One batch of samples [first, first + B), made in the caller's thread. T is the sampler's length.
+Batch make_batch(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T,
                  std::int64_t vocab_size, std::uint64_t first_sample);
 
 }  // namespace outeffhop

@@ -1,25 +1,19 @@
 // Inputs and labels from clean tokens.
 #include "data/objective.h"
 
-#include <algorithm>
-
 #include "kernels/error.h"
 #include "kernels/random.h"
 
 namespace outeffhop {
 namespace {
 
-/// The number of positions of row b that hold text.
-std::int64_t valid_length(const Batch& batch, std::int64_t b) {
-  return batch.key_lengths.empty() ? batch.T : batch.key_lengths[static_cast<std::size_t>(b)];
-}
-
 void check_shape(const Batch& batch) {
   const auto B = static_cast<std::size_t>(batch.B), T = static_cast<std::size_t>(batch.T);
   require(batch.input_ids.size() == B * T && batch.sample_ids.size() == B &&
-              (batch.key_lengths.empty() || batch.key_lengths.size() == B),
-          "a batch of shape ({}, {}) with {} tokens, {} sample ids and {} key lengths", B, T, batch.input_ids.size(),
-          batch.sample_ids.size(), batch.key_lengths.size());
+              (batch.key_lengths.empty() || batch.key_lengths.size() == B) &&
+              (batch.key_ranges.empty() || batch.key_ranges.size() == B * T * 2),
+          "a batch of shape ({}, {}) with {} tokens, {} sample ids, {} key lengths and {} ends of key ranges", B, T,
+          batch.input_ids.size(), batch.sample_ids.size(), batch.key_lengths.size(), batch.key_ranges.size());
 }
 
 class MaskedLm final : public Objective {
@@ -43,7 +37,7 @@ class MaskedLm final : public Objective {
     batch.labels.assign(batch.input_ids.size(), kIgnoredLabel);
     for (std::int64_t b = 0; b < batch.B; ++b) {
       const std::uint64_t sample = batch.sample_ids[static_cast<std::size_t>(b)];
-      const std::int64_t length = valid_length(batch, b);
+      const std::int64_t length = batch.row_length(b);
       for (std::int64_t t = 0; t < length; ++t) {
         const auto at = static_cast<std::size_t>(b * batch.T + t);
         apply_at(sample, static_cast<std::uint32_t>(t), batch.input_ids[at], batch.labels[at]);
@@ -88,9 +82,13 @@ class CausalLm final : public Objective {
     check_shape(batch);
     batch.labels.assign(batch.input_ids.size(), kIgnoredLabel);
     for (std::int64_t b = 0; b < batch.B; ++b) {
-      const auto row = batch.input_ids.begin() + b * batch.T;
-      const std::int64_t length = valid_length(batch, b);
-      if (length > 1) std::copy(row + 1, row + length, batch.labels.begin() + b * batch.T);
+      const auto row = static_cast<std::size_t>(b * batch.T);
+      const auto length = static_cast<std::size_t>(batch.row_length(b));
+      for (std::size_t t = 0; t < length; ++t) {
+        const std::size_t end =
+            batch.key_ranges.empty() ? length : static_cast<std::size_t>(batch.key_ranges[2 * (row + t) + 1]);
+        if (t + 1 < end) batch.labels[row + t] = batch.input_ids[row + t + 1];
+      }
     }
   }
 };

@@ -27,7 +27,7 @@ class Objective {
 std::unique_ptr<Objective> make_masked_lm(double probability, std::int32_t mask_id, std::vector<std::int32_t> special_ids,
                                           std::int64_t vocab_size, std::uint64_t seed);
 
-/// Next-token prediction inside each window: labels[t] = input_ids[t + 1], none at the last valid position.
+/// Next-token prediction inside each document of a row: labels[t] = input_ids[t + 1], none at its last position.
 std::unique_ptr<Objective> make_causal_lm();
 
 }  // namespace outeffhop

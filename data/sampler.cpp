@@ -58,23 +58,28 @@ StreamSampler::StreamSampler(const ShardSet& shards, std::int64_t T, std::uint64
   }
 }
 
-void StreamSampler::sample(std::uint64_t k, std::int64_t vocab_size, std::int32_t* out) const {
+void StreamSampler::fill(std::uint64_t k, std::int64_t vocab_size, Batch& batch, std::int64_t b) const {
   std::uint64_t window = k % window_count_;
   if (shuffle_) window = Permutation(window_count_, seed_, k / window_count_)(window);
   // The last shard that starts at or before the window; shards too short for one window start where the next one does.
   const auto after = std::upper_bound(first_window_.begin(), first_window_.end(), window);
   const auto index = static_cast<std::size_t>(after - first_window_.begin()) - 1;
-  const Shard& shard = shards_->shards()[index];
-  const std::uint64_t begin = (window - first_window_[index]) * static_cast<std::uint64_t>(T_);
-  shard.read(begin, static_cast<std::uint64_t>(T_), out);
-  for (std::int64_t t = 0; t < T_; ++t) {
+  const auto T = static_cast<std::uint64_t>(T_);
+  read_tokens(shards_->shards()[index], (window - first_window_[index]) * T, T, vocab_size,
+              batch.input_ids.data() + b * T_);
+}
+
+std::string StreamSampler::description() const { return fmt::format("{} windows of {}", window_count_, T_); }
+
+void read_tokens(const Shard& shard, std::uint64_t begin, std::uint64_t count, std::int64_t vocab_size, std::int32_t* out) {
+  shard.read(begin, count, out);
+  for (std::uint64_t t = 0; t < count; ++t) {
     const auto token = static_cast<std::uint32_t>(out[t]);
     if (static_cast<std::int64_t>(token) >= vocab_size) {
       fail(ErrorKind::data,
            "shard {} holds token {} at position {}, but the vocabulary has {} ids: the shard was made with another "
-           "tokenizer, or "
-           "vocab_size is too small",
-           shard.path(), token, begin + static_cast<std::uint64_t>(t), vocab_size);
+           "tokenizer, or vocab_size is too small",
+           shard.path(), token, begin + t, vocab_size);
     }
   }
 }

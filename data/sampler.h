@@ -1,10 +1,13 @@
-// "stream" sampling: windows of T tokens at stride T inside each shard; a window never crosses two shards, the tail that
-// fills no window is left out.
+// Which tokens sample k is: an interface, and "stream" sampling: windows of T tokens at stride T inside each shard; a window
+// never crosses two shards, the tail that fills no window is left out. "documents" is in data/document_sampler.h.
 #pragma once
 
 #include <cstdint>
+#include <span>
+#include <string>
 #include <vector>
 
+#include "data/batch.h"
 #include "data/shards.h"
 
 namespace outeffhop {
@@ -24,18 +27,40 @@ class Permutation {
   std::uint64_t epoch_ = 0;
 };
 
+/// Rows of T tokens by global sample index, which runs on across epochs. Safe to call from several threads.
+class Sampler {
+ public:
+  virtual ~Sampler() = default;
+  virtual std::uint64_t sample_count() const = 0;  ///< an epoch
+  virtual std::int64_t length() const = 0;         ///< T, padding included
+  virtual std::uint64_t token_count() const = 0;   ///< of an epoch, without padding
+  virtual bool pads() const { return false; }      ///< whether it fills Batch::key_lengths
+  virtual bool packs() const { return false; }     ///< whether it fills Batch::key_ranges
+  /// Writes sample k into row b of a batch whose arrays have their sizes: input_ids, and key_lengths and key_ranges where it
+  /// pads and packs. Throws Error(data), naming shard and offset, for a token >= vocab_size.
+  virtual void fill(std::uint64_t k, std::int64_t vocab_size, Batch& batch, std::int64_t b) const = 0;
+  /// What an epoch is, for people: "4665 windows of 128".
+  virtual std::string description() const = 0;
+  /// Where documents begin, as find_documents() says; empty where samples do not depend on it.
+  virtual std::span<const std::uint64_t> document_starts() const { return {}; }
+};
+
+/// Copies tokens [begin, begin + count) of a shard. Throws Error(data), naming shard and position, for a token >= vocab_size.
+void read_tokens(const Shard& shard, std::uint64_t begin, std::uint64_t count, std::int64_t vocab_size, std::int32_t* out);
+
 /// Sample k of a run is a pure function of (shards, T, seed, k): epoch k / windows, window permutation(k % windows).
 /// Keeps a reference to the shards, which must outlive it. Safe to call from several threads.
-class StreamSampler {
+class StreamSampler final : public Sampler {
  public:
   /// `shuffle` false reads the windows in order (evaluation). Throws Error(usage) for T < 1, Error(data) when no shard holds
   /// a window.
   StreamSampler(const ShardSet& shards, std::int64_t T, std::uint64_t seed, bool shuffle);
 
-  std::uint64_t window_count() const { return window_count_; }
-  std::int64_t window_length() const { return T_; }
-  /// Writes the T tokens of global sample k to out. Throws Error(data), naming shard and offset, for a token >= vocab_size.
-  void sample(std::uint64_t k, std::int64_t vocab_size, std::int32_t* out) const;
+  std::uint64_t sample_count() const override { return window_count_; }
+  std::int64_t length() const override { return T_; }
+  std::uint64_t token_count() const override { return window_count_ * static_cast<std::uint64_t>(T_); }
+  void fill(std::uint64_t k, std::int64_t vocab_size, Batch& batch, std::int64_t b) const override;
+  std::string description() const override;
 
  private:
   const ShardSet* shards_;

@@ -1,21 +1,16 @@
 // Shard files: mapped read-only and checked against their header before the first token is read.
 #include "data/shards.h"
 
-#include <fcntl.h>
 #include <glob.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <limits>
-#include <utility>
 
-#include "data/mapping_guard.h"
 #include "kernels/error.h"
 
 namespace outeffhop {
@@ -30,18 +25,8 @@ constexpr std::size_t kHeaderBytes = kHeaderWords * sizeof(std::int32_t);
 /// Files up to this size are read ahead whole; larger ones page by page as windows are drawn at random.
 constexpr std::size_t kReadAheadBytes = std::size_t{64} << 20;
 
-/// Closes a file descriptor at the end of a scope.
-class FileDescriptor {
- public:
-  explicit FileDescriptor(int fd) : fd_(fd) {}
-  ~FileDescriptor() { ::close(fd_); }
-  FileDescriptor(const FileDescriptor&) = delete;
-  FileDescriptor& operator=(const FileDescriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
+/// Reads of at least this size are fetched from the disk in one go.
+constexpr std::size_t kLongReadBytes = std::size_t{1} << 20;
 
 struct Header {
   int version;
@@ -95,75 +80,40 @@ std::vector<std::string> matching_paths(const std::string& pattern) {
 
 }  // namespace
 
-Shard::Shard(const std::string& path) : path_(path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) fail(ErrorKind::io, "cannot open shard {}: {}", path, std::strerror(errno));
-  const FileDescriptor file(fd);
-  struct stat status {};
-  if (::fstat(file.get(), &status) != 0)
-    fail(ErrorKind::io, "cannot read the size of shard {}: {}", path, std::strerror(errno));
-  if (!S_ISREG(status.st_mode)) fail(ErrorKind::data, "shard {} is not a regular file", path);
-  const auto bytes = static_cast<std::uint64_t>(status.st_size);
+Shard::Shard(const std::string& path) : path_(path), file_(path, "shard") {
+  const std::uint64_t bytes = file_.bytes().size();
   if (bytes < kHeaderBytes) {
     fail(ErrorKind::data, "shard {} holds {} bytes, less than the {} of a shard's header: it was cut or is not a shard",
          path, bytes, kHeaderBytes);
   }
-  void* mapping = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, file.get(), 0);
-  if (mapping == MAP_FAILED)
-    fail(ErrorKind::io, "cannot map the {} bytes of shard {}: {}", bytes, path, std::strerror(errno));
-  // From here on the mapping is owned, but a constructor that throws runs no destructor.
-  try {
-    const Header header = parse_header(path, static_cast<const std::int32_t*>(mapping));
-    const auto token_bytes = static_cast<std::uint64_t>(header.bytes_per_token);
-    const bool fits = header.token_count <= (std::numeric_limits<std::uint64_t>::max() - kHeaderBytes) / token_bytes;
-    if (!fits || bytes != kHeaderBytes + header.token_count * token_bytes) {
-      fail(ErrorKind::data,
-           "shard {} holds {} bytes but its header promises {} tokens of {} bytes after {} bytes of header: it was cut, was "
-           "written to, or is not a shard",
-           path, bytes, header.token_count, token_bytes, kHeaderBytes);
-    }
-    mapping_ = mapping;
-    mapping_bytes_ = bytes;
-    token_count_ = header.token_count;
-    version_ = header.version;
-    bytes_per_token_ = header.bytes_per_token;
-  } catch (...) {
-    ::munmap(mapping, bytes);
-    throw;
+  const Header header = parse_header(path, reinterpret_cast<const std::int32_t*>(file_.bytes().data()));
+  const auto token_bytes = static_cast<std::uint64_t>(header.bytes_per_token);
+  const bool fits = header.token_count <= (std::numeric_limits<std::uint64_t>::max() - kHeaderBytes) / token_bytes;
+  if (!fits || bytes != kHeaderBytes + header.token_count * token_bytes) {
+    fail(ErrorKind::data,
+         "shard {} holds {} bytes but its header promises {} tokens of {} bytes after {} bytes of header: it was cut, was "
+         "written to, or is not a shard",
+         path, bytes, header.token_count, token_bytes, kHeaderBytes);
   }
-  guard_mapping(mapping_, mapping_bytes_, path);
+  token_count_ = header.token_count;
+  version_ = header.version;
+  bytes_per_token_ = header.bytes_per_token;
   // Advice only: its failure changes nothing but speed.
-  ::madvise(mapping_, mapping_bytes_, mapping_bytes_ <= kReadAheadBytes ? MADV_WILLNEED : MADV_RANDOM);
-}
-
-Shard::~Shard() {
-  if (!mapping_) return;
-  unguard_mapping(mapping_);
-  ::munmap(mapping_, mapping_bytes_);
-}
-
-Shard::Shard(Shard&& other) noexcept
-    : path_(std::move(other.path_)),
-      mapping_(std::exchange(other.mapping_, nullptr)),
-      mapping_bytes_(std::exchange(other.mapping_bytes_, 0)),
-      token_count_(std::exchange(other.token_count_, 0)),
-      version_(other.version_),
-      bytes_per_token_(other.bytes_per_token_) {}
-
-Shard& Shard::operator=(Shard&& other) noexcept {
-  std::swap(path_, other.path_);
-  std::swap(mapping_, other.mapping_);
-  std::swap(mapping_bytes_, other.mapping_bytes_);
-  std::swap(token_count_, other.token_count_);
-  std::swap(version_, other.version_);
-  std::swap(bytes_per_token_, other.bytes_per_token_);
-  return *this;
+  ::madvise(const_cast<std::byte*>(file_.bytes().data()), bytes, bytes <= kReadAheadBytes ? MADV_WILLNEED : MADV_RANDOM);
 }
 
 void Shard::read(std::uint64_t begin, std::uint64_t count, std::int32_t* out) const {
   require(begin <= token_count_ && count <= token_count_ - begin, "tokens [{}, {} + {}) read from shard {} of {} tokens",
           begin, begin, count, path_, token_count_);
-  const auto* tokens = static_cast<const unsigned char*>(mapping_) + kHeaderBytes;
+  const std::byte* const tokens = file_.bytes().data() + kHeaderBytes;
+  const auto token_bytes = static_cast<std::size_t>(bytes_per_token_);
+  if (count * token_bytes >= kLongReadBytes) {
+    // Page faults of a mapping that is read at random fetch a page each: a long read says ahead what it will need.
+    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    const std::size_t first = (kHeaderBytes + begin * token_bytes) / page * page;
+    ::madvise(const_cast<std::byte*>(file_.bytes().data()) + first, kHeaderBytes + (begin + count) * token_bytes - first,
+              MADV_WILLNEED);
+  }
   if (bytes_per_token_ == 2) {
     const auto* from = reinterpret_cast<const std::uint16_t*>(tokens) + begin;
     std::copy(from, from + count, out);

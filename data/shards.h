@@ -11,6 +11,8 @@
 #include <string_view>
 #include <vector>
 
+#include "data/mapped_file.h"
+
 namespace outeffhop {
 
 constexpr std::int32_t kShardMagic = 20240520;
@@ -19,9 +21,6 @@ constexpr std::int32_t kShardMagic = 20240520;
 class Shard {
  public:
   explicit Shard(const std::string& path);
-  ~Shard();
-  Shard(Shard&&) noexcept;
-  Shard& operator=(Shard&&) noexcept;
 
   const std::string& path() const { return path_; }
   std::uint64_t token_count() const { return token_count_; }
@@ -32,8 +31,7 @@ class Shard {
 
  private:
   std::string path_;
-  void* mapping_ = nullptr;
-  std::size_t mapping_bytes_ = 0;
+  MappedFile file_;
   std::uint64_t token_count_ = 0;
   int version_ = 1;
   int bytes_per_token_ = 2;

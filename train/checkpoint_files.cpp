@@ -99,6 +99,7 @@ Resumable parse_trainer(std::string_view text, const std::string& origin) {
   state.step = reader.count("step");
   state.updates = reader.count("updates");
   state.samples = reader.count("samples");
+  state.tokens = reader.contains("tokens") ? reader.count("tokens") : -1;
   state.bad_steps_in_a_row = reader.count("bad_steps_in_a_row");
   state.seconds = reader.seconds("seconds");
   // Absent in checkpoints of versions that had no z-scores.

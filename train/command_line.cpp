@@ -92,6 +92,8 @@ void declare_eval(CLI::App& app, EvalOptions& a, std::string& json) {
   command->add_option("--batch-size", a.batch_size, "sequences a batch")->check(kPositive)->capture_default_str();
   command->add_option("--sequence-length", a.sequence_length, "tokens a sequence; default: as trained")
       ->check(kPositive);
+  command->add_option("--sampling", a.sampling, "stream or documents; default: as trained")
+      ->check(CLI::IsMember({"stream", "documents"}));
   command->add_option("--seed", a.seed, "of the masking; default: evaluation.seed of the run")
       ->check(kNotNegative);
   command->add_option("--dtype", a.dtype, "fp32 or bf16")->capture_default_str();

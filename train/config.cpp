@@ -61,7 +61,15 @@ Schema describe(Config& c) {
   s.text("validation", &c.data.validation, "token shards to evaluate on, a glob pattern; empty: none")
       .resume(OnResume::free);
   s.integer("sequence_length", &c.data.sequence_length, 2, "tokens a sequence");
-  s.choice("sampling", &c.data.sampling, {"stream"}, "stream: windows of sequence_length tokens, one after the other");
+  s.choice("sampling", &c.data.sampling, {"stream", "documents"},
+           "stream: windows of sequence_length tokens, one after the other; documents: no sequence runs on into another "
+           "document");
+  s.boolean("packing", &c.data.packing,
+            "documents: short ones share a row, without attention from one to the other; false: a row each, padded");
+  s.integer_or_auto("document_delimiter", &c.data.document_delimiter, 0,
+                    "documents: the token that parts them; auto: from the .idx beside each shard, else from the metadata");
+  s.choice("delimiter_at", &c.data.delimiter_at, {"start", "end"},
+           "documents: whether that token is the first or the last of a document");
   s.choice("objective", &c.data.objective, {"auto", "masked_lm", "causal_lm"},
            "auto: masked_lm for bert, causal_lm for opt");
   s.number("mlm_probability", &c.data.mlm_probability, kAboveZero, 1.0, "masked_lm: share of tokens to predict");
@@ -235,6 +243,11 @@ void resolve(Config& config, const ShardMetadata& metadata) {
     if (id >= model.vocab_size) {
       fail(ErrorKind::usage, "data.special_token_ids names {}, beyond model.vocab_size {}", id, model.vocab_size);
     }
+  }
+
+  if (config.data.document_delimiter >= model.vocab_size) {
+    fail(ErrorKind::usage, "data.document_delimiter is {}, beyond model.vocab_size {}", config.data.document_delimiter,
+         model.vocab_size);
   }
 
   TrainingConfig& training = config.training;

@@ -18,7 +18,10 @@ namespace outeffhop {
 struct DataConfig {
   std::string train, validation;  ///< glob patterns of token shards; validation may be empty
   std::int64_t sequence_length = 128;
-  std::string sampling = "stream";
+  std::string sampling = "stream";  ///< "stream", "documents"
+  bool packing = true;              ///< documents: several in one row
+  std::int64_t document_delimiter = kAuto;
+  std::string delimiter_at = "start";  ///< "start", "end"
   std::string objective = "auto";  ///< "masked_lm", "causal_lm"; auto: by the model's type
   double mlm_probability = 0.15;
   std::int64_t mask_token_id = kAuto;

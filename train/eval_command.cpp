@@ -12,12 +12,13 @@
 #include "train/metrics.h"
 #include "train/model_directory.h"
 #include "train/outliers.h"
+#include "train/sampling.h"
 
 namespace outeffhop {
 namespace {
 
 /// What to ask of the model: as the run that trained it did, where it was one of ours, else by the data's metadata.
-DataConfig data_config(const ModelDirectory& directory, const ShardMetadata& metadata, EvalOptions& options) {
+Config eval_config(const ModelDirectory& directory, const ShardMetadata& metadata, EvalOptions& options) {
   Config config;
   if (!directory.run_config.is_null()) {
     config = read_config(directory.run_config, (directory.path / "trainer.json").string());
@@ -27,11 +28,12 @@ DataConfig data_config(const ModelDirectory& directory, const ShardMetadata& met
   }
   if (options.sequence_length == 0) options.sequence_length = config.data.sequence_length;
   if (options.seed < 0) options.seed = config.evaluation.seed;
+  if (!options.sampling.empty()) config.data.sampling = options.sampling;
   config.data.train = options.data;  // for messages
   config.data.sequence_length = options.sequence_length;
   config.schedule = {};
   resolve(config, metadata);
-  return config.data;
+  return config;
 }
 
 nlohmann::ordered_json outliers_json(const OutlierVisitor& visitor, bool is_bert) {
@@ -64,10 +66,11 @@ nlohmann::ordered_json run_eval(const EvalOptions& requested) {
   EvalOptions options = requested;
   const ModelDirectory directory = read_model_directory(options.checkpoint);
   const ShardSet shards(options.data);
-  const DataConfig data = data_config(directory, shards.metadata(), options);
+  const Config config = eval_config(directory, shards.metadata(), options);
+  const DataConfig& data = config.data;
 
   check_batch_tokens("--batch-size", options.batch_size, options.sequence_length);
-  const StreamSampler sampler(shards, options.sequence_length, 0, false);
+  const auto sampler = make_sampler(config, shards, 0, false);
 
   ModelOptions model_options;
   model_options.dtype = dtype_of(options.dtype);
@@ -84,7 +87,7 @@ nlohmann::ordered_json run_eval(const EvalOptions& requested) {
   const auto objective = make_objective(data, directory.config.vocab_size, static_cast<std::uint64_t>(options.seed));
   std::optional<OutlierVisitor> visitor;
   if (options.outliers) visitor.emplace(*device, *model, options.batch_size, options.sequence_length);
-  const EvaluationResult result = evaluate(*device, *model, device_batch, sampler, *objective,
+  const EvaluationResult result = evaluate(*device, *model, device_batch, *sampler, *objective,
                                            {options.batch_size, options.batches, {}}, visitor ? &*visitor : nullptr)
                                       .value();  // nothing stops it
 
@@ -93,6 +96,7 @@ nlohmann::ordered_json run_eval(const EvalOptions& requested) {
                                 {"model_type", directory.config.model_type},
                                 {"attn_softmax", directory.config.attn_softmax},
                                 {"objective", data.objective},
+                                {"sampling", data.sampling},
                                 {"sequence_length", options.sequence_length},
                                 {"batch_size", options.batch_size},
                                 {"dtype", options.dtype},
@@ -120,7 +124,7 @@ std::string eval_text(const nlohmann::ordered_json& r) {
     for (const auto& note : r["notes"]) line("note", note.get<std::string>());
   }
   line("checkpoint", r["checkpoint"].get<std::string>());
-  line("data", fmt::format("{}, {} windows of {}, {} labelled tokens", r["data"].get<std::string>(),
+  line("data", fmt::format("{}, {} sequences of {}, {} labelled tokens", r["data"].get<std::string>(),
                            r["samples"].get<std::int64_t>(), r["sequence_length"].get<std::int64_t>(),
                            r["labelled_tokens"].get<std::int64_t>()));
   line("loss", number(r["loss"], 5));

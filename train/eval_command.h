@@ -12,6 +12,7 @@ struct EvalOptions {
   std::filesystem::path checkpoint;  ///< a Hugging Face model directory, or a run
   std::string data;                  ///< glob pattern of token shards
   std::int64_t sequence_length = 0;  ///< 0: as it was trained, or the model's longest
+  std::string sampling;              ///< "stream" or "documents"; empty: as it was trained
   std::int64_t batch_size = 16;
   std::int64_t batches = 0;  ///< 0: all
   std::int64_t seed = -1;    ///< of the masking; -1: evaluation.seed of the run, or its default

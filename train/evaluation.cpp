@@ -21,19 +21,19 @@ std::unique_ptr<Objective> make_objective(const DataConfig& data, std::int64_t v
 }
 
 std::optional<EvaluationResult> evaluate(Device& device, Model& model, DeviceBatch& device_batch,
-                                         const StreamSampler& sampler, const Objective& objective,
+                                         const Sampler& sampler, const Objective& objective,
                                          const EvaluationSettings& settings, SiteVisitor* visitor) {
-  auto windows = static_cast<std::int64_t>(sampler.window_count());
-  if (settings.batches > 0 && settings.batches <= windows / settings.batch_size) {
-    windows = settings.batches * settings.batch_size;  // which cannot overflow, as it is no more than `windows` was
+  auto samples = static_cast<std::int64_t>(sampler.sample_count());
+  if (settings.batches > 0 && settings.batches <= samples / settings.batch_size) {
+    samples = settings.batches * settings.batch_size;  // which cannot overflow, as it is no more than `samples` was
   }
 
   const Buffer loss_sum(device, sizeof(double));
   EvaluationResult result;
-  for (std::int64_t first = 0; first < windows; first += settings.batch_size) {
+  for (std::int64_t first = 0; first < samples; first += settings.batch_size) {
     if (settings.stop && settings.stop()) return std::nullopt;
-    const std::int64_t B = std::min(settings.batch_size, windows - first);
-    const Batch batch = make_batch(sampler, objective, B, sampler.window_length(), model.config().vocab_size,
+    const std::int64_t B = std::min(settings.batch_size, samples - first);
+    const Batch batch = make_batch(sampler, objective, B, sampler.length(), model.config().vocab_size,
                                    static_cast<std::uint64_t>(first));
     const ModelBatch on_device = device_batch.upload(batch);
     device.zero(loss_sum.data(), sizeof(double));
@@ -50,8 +50,8 @@ std::optional<EvaluationResult> evaluate(Device& device, Model& model, DeviceBat
     }
   }
   if (result.labels == 0) {
-    fail(ErrorKind::data, "nothing to evaluate: none of the {} windows of {} tokens has a labelled token", windows,
-         sampler.window_length());
+    fail(ErrorKind::data, "nothing to evaluate: none of the {} sequences of {} tokens has a labelled token", samples,
+         sampler.length());
   }
   return result;
 }

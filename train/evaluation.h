@@ -33,18 +33,18 @@ struct EvaluationResult {
 
 struct EvaluationSettings {
   std::int64_t batch_size = 1;
-  std::int64_t batches = 0;    ///< 0: every window of the sampler once
+  std::int64_t batches = 0;    ///< 0: every sample of an epoch once
   std::function<bool()> stop;  ///< asked between batches, where there is one: true abandons the evaluation
 };
 
 /// The objective that `data` (resolved) asks for; `seed` decides what is masked.
 std::unique_ptr<Objective> make_objective(const DataConfig& data, std::int64_t vocab_size, std::uint64_t seed);
 
-/// Runs the model over the windows of `sampler` (one that does not shuffle), dropout off. What is masked depends on the
-/// objective's seed and the window's index alone, so every evaluation of a run asks the same questions. `visitor`, if any,
+/// Runs the model over the samples of `sampler` (one that does not shuffle), dropout off. What is masked depends on the
+/// objective's seed and the sample's index alone, so every evaluation of a run asks the same questions. `visitor`, if any,
 /// observes every batch. Nothing is returned when settings.stop abandoned it.
 std::optional<EvaluationResult> evaluate(Device& device, Model& model, DeviceBatch& device_batch,
-                                         const StreamSampler& sampler, const Objective& objective,
+                                         const Sampler& sampler, const Objective& objective,
                                          const EvaluationSettings& settings, SiteVisitor* visitor = nullptr);
 
 /// Perplexity of a model that knows only how frequent each token is, on what `objective` asks for; 0: unknown.

@@ -11,6 +11,7 @@
 
 #include "data/loader.h"
 #include "data/sampler.h"
+#include "data/shards.h"
 #include "kernels/device.h"
 #include "model/model.h"
 #include "train/checkpoint.h"
@@ -23,6 +24,7 @@
 #include "train/optimizer.h"
 #include "train/planning_device.h"
 #include "train/progress.h"
+#include "train/sampling.h"
 #include "train/signals.h"
 #include "train/spike_window.h"
 
@@ -104,9 +106,8 @@ class Trainer {
   const ShardSet shards_;
   const Config config_;
   const std::optional<ShardSet> validation_;
-  const std::int64_t T_, tokens_per_step_;
-  const StreamSampler sampler_;
-  const std::optional<StreamSampler> validation_sampler_;
+  const std::int64_t T_;
+  const std::unique_ptr<Sampler> sampler_, validation_sampler_;
   const std::unique_ptr<Objective> objective_, evaluation_objective_;
   const std::unique_ptr<Device> device_;
   const std::unique_ptr<Model> model_;
@@ -127,7 +128,7 @@ class Trainer {
   std::string metrics_trouble_;         // as last said
   std::int64_t first_step_ = 0;                // of this invocation: steps that were done before
   double window_seconds_ = 0.0;                // since the last logged step
-  std::int64_t window_steps_ = 0;
+  std::int64_t window_steps_ = 0, window_tokens_ = 0;
 
   TrainerState& state() { return state_; }
   void say(const std::string& text) {
@@ -141,10 +142,8 @@ Trainer::Trainer(const TrainOptions& options)
       config_(resolved(options.config, shards_.metadata())),
       validation_(config_.data.validation.empty() ? std::nullopt : std::optional<ShardSet>(config_.data.validation)),
       T_(config_.data.sequence_length),
-      tokens_per_step_(config_.training.global_batch_size * T_),
-      sampler_(shards_, T_, static_cast<std::uint64_t>(config_.training.seed), true),
-      validation_sampler_(validation_ ? std::optional<StreamSampler>(std::in_place, *validation_, T_, 0, false)
-                                      : std::nullopt),
+      sampler_(make_sampler(config_, shards_, static_cast<std::uint64_t>(config_.training.seed), true)),
+      validation_sampler_(validation_ ? make_sampler(config_, *validation_, 0, false) : nullptr),
       objective_(make_objective(config_.data, config_.model.vocab_size, static_cast<std::uint64_t>(config_.training.seed))),
       evaluation_objective_(
           make_objective(config_.data, config_.model.vocab_size, static_cast<std::uint64_t>(config_.evaluation.seed))),
@@ -161,7 +160,7 @@ Trainer::Trainer(const TrainOptions& options)
   if (metadata.eos_id >= 0) context_.text_ids.eos = metadata.eos_id;
   context_.config = write_config(config_);
   context_.extra_files = tokenizer_files(shards_);
-  context_.data_fingerprint = data_fingerprint(shards_);
+  context_.data_fingerprint = data_fingerprint(shards_, *sampler_);
   context_.device = device_->description();
 }
 
@@ -188,14 +187,15 @@ void Trainer::describe() {
   }
   say(fmt::format("memory      {}: {}", bytes_text(static_cast<double>(total)), text));
 
-  say(fmt::format("data        {} tokens in {} shards, {} windows of {}",
-                  count_text(static_cast<double>(shards_.token_count())), shards_.shards().size(), sampler_.window_count(),
-                  T_));
-  const auto tokens = static_cast<double>(config_.training.steps * tokens_per_step_);
+  say(fmt::format("data        {} tokens in {} shards, {}", count_text(static_cast<double>(shards_.token_count())),
+                  shards_.shards().size(), sampler_->description()));
+  const double epochs = static_cast<double>(config_.training.steps) *
+                        static_cast<double>(config_.training.global_batch_size) /
+                        static_cast<double>(sampler_->sample_count());
   say(fmt::format("training    {} steps of {} sequences ({} x {} at a time): {} tokens, {:.3g} epochs",
                   config_.training.steps, config_.training.global_batch_size, config_.accumulation(),
-                  config_.training.micro_batch_size, count_text(tokens),
-                  tokens / static_cast<double>(T_) / static_cast<double>(sampler_.window_count())));
+                  config_.training.micro_batch_size,
+                  count_text(epochs * static_cast<double>(sampler_->token_count())), epochs));
 }
 
 bool Trainer::resume() {
@@ -301,7 +301,7 @@ void Trainer::report(const StepControl& control, double seconds) {
   ++window_steps_;
   const bool logged = state().step % config_.logging.interval == 0 || state().step == config_.training.steps || control.skip;
   const double step_seconds = window_seconds_ / static_cast<double>(window_steps_);
-  const double tokens_per_second = static_cast<double>(tokens_per_step_) / step_seconds;
+  const double tokens_per_second = static_cast<double>(window_tokens_) / window_seconds_;
   const std::int64_t first_sample = state().samples - config_.training.global_batch_size;
   const StepZscores zscores = spike_window_.zscores(control.loss, control.gradient_norm);
   if (control.skip == kSkipSpike) {
@@ -321,7 +321,7 @@ void Trainer::report(const StepControl& control, double seconds) {
                                    {"loss", finite_or_null(control.loss)},
                                    {"learning_rate", control.learning_rate},
                                    {"gradient_norm", finite_or_null(control.gradient_norm)},
-                                   {"tokens", state().samples * T_},
+                                   {"tokens", state().tokens},
                                    {"tokens_per_second", tokens_per_second},
                                    {"seconds", state().seconds},
                                    {"skipped", control.skip != 0}};
@@ -340,7 +340,7 @@ void Trainer::report(const StepControl& control, double seconds) {
                                  : metrics_trouble_ + "; training goes on, and its lines are written when that works again");
   }
   window_seconds_ = 0.0;
-  window_steps_ = 0;
+  window_steps_ = window_tokens_ = 0;
 }
 
 void Trainer::evaluate_now() {
@@ -430,7 +430,7 @@ int Trainer::finish() {
   if (validation_ && !evaluated_) return stop();
   finish_saving();
   say(fmt::format("\ntrained     {} steps, {} tokens in {}", state().step,
-                  count_text(static_cast<double>(state().samples * T_)), duration_text(state().seconds)));
+                  count_text(static_cast<double>(state().tokens)), duration_text(state().seconds)));
   if (evaluated_) {
     say(fmt::format("validation  loss {:.4f}, perplexity {:.3f}", evaluated_->loss(), evaluated_->perplexity()));
     const double unigram = unigram_perplexity(shards_.metadata(), config_.data.objective);
@@ -454,7 +454,7 @@ int Trainer::run() {
 
   signals_.emplace();
   const std::int64_t steps = config_.training.steps;
-  Loader loader(sampler_, *objective_, config_.training.micro_batch_size, T_, config_.model.vocab_size,
+  Loader loader(*sampler_, *objective_, config_.training.micro_batch_size, T_, config_.model.vocab_size,
                 static_cast<std::uint64_t>(state().samples),
                 static_cast<std::size_t>(std::max<std::int64_t>(4, 2 * config_.accumulation())));
   std::vector<Batch> batches(static_cast<std::size_t>(config_.accumulation()));
@@ -471,6 +471,10 @@ int Trainer::run() {
 
     state().step += 1;
     state().samples += config_.training.global_batch_size;
+    for (const Batch& batch : batches) {
+      state().tokens += batch.token_count();
+      window_tokens_ += batch.token_count();
+    }
     state().updates = control.updates;
     state().seconds += seconds;
     state().bad_steps_in_a_row = control.skip ? state().bad_steps_in_a_row + 1 : 0;
@@ -498,22 +502,5 @@ int Trainer::run() {
 }  // namespace
 
 int train(const TrainOptions& options) { return Trainer(options).run(); }
-
-std::string data_fingerprint(const ShardSet& shards) {
-  constexpr std::uint64_t kEnd = 4096;
-  std::string bytes;
-  const auto append = [&](const void* data, std::size_t size) { bytes.append(static_cast<const char*>(data), size); };
-  std::vector<std::int32_t> tokens(kEnd);
-  for (const Shard& shard : shards.shards()) {
-    const std::uint64_t count = shard.token_count();
-    const std::uint64_t some = std::min(count, kEnd);
-    append(&count, sizeof count);
-    for (const std::uint64_t begin : {std::uint64_t{0}, count - some}) {
-      shard.read(begin, some, tokens.data());
-      append(tokens.data(), some * sizeof(std::int32_t));
-    }
-  }
-  return hash_bytes(bytes);
-}
 
 }  // namespace outeffhop

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <string>
 
-#include "data/shards.h"
 #include "train/config.h"
 
 namespace outeffhop {
@@ -20,8 +19,5 @@ struct TrainOptions {
 
 /// Trains, and returns the exit code: 0, or kExitRequeue after SIGTERM, SIGINT or SIGUSR1. Throws Error.
 int train(const TrainOptions& options);
-
-/// Identifies the contents of shards, whatever their paths: a hash of token counts and of tokens at both ends of each.
-std::string data_fingerprint(const ShardSet& shards);
 
 }  // namespace outeffhop

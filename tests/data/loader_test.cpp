@@ -14,7 +14,7 @@ namespace {
 
 bool same(const Batch& a, const Batch& b) {
   return a.B == b.B && a.T == b.T && a.input_ids == b.input_ids && a.labels == b.labels && a.key_lengths == b.key_lengths &&
-         a.sample_ids == b.sample_ids;
+         a.key_ranges == b.key_ranges && a.sample_ids == b.sample_ids;
 }
 
 struct Corpus {
@@ -50,7 +50,7 @@ TEST_CASE("the loader returns what make_batch makes, over several epochs") {
   const Corpus corpus;
   const ShardSet shards(corpus.directory.path().string() + "/*.bin");
   const StreamSampler sampler(shards, 16, 3, true);
-  REQUIRE(sampler.window_count() == 37);
+  REQUIRE(sampler.sample_count() == 37);
   const auto objective = make_masked_lm(0.15, 1, {0, 1, 2}, 1000, 4);
   for (const std::size_t depth : {0u, 1u, 4u}) {
     Loader loader(sampler, *objective, 5, 16, 1000, 11, depth);

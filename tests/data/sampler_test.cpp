@@ -21,9 +21,10 @@ std::vector<std::uint64_t> permuted(std::uint64_t size, std::uint64_t seed, std:
 }
 
 std::vector<std::int32_t> sampled(const StreamSampler& sampler, std::uint64_t k) {
-  std::vector<std::int32_t> tokens(static_cast<std::size_t>(sampler.window_length()), -1);
-  sampler.sample(k, 65536, tokens.data());
-  return tokens;
+  Batch batch;
+  batch.input_ids.assign(static_cast<std::size_t>(sampler.length()), -1);
+  sampler.fill(k, 65536, batch, 0);
+  return batch.input_ids;
 }
 
 }  // namespace
@@ -121,7 +122,7 @@ TEST_CASE("windows stay inside their shard and leave the tail out") {
   write_shard(directory.path() / "3.bin", counting_tokens(2, 400));  // too short, at the end
   const ShardSet shards(directory.path().string() + "/*.bin");
   const StreamSampler sampler(shards, 4, 5, false);
-  REQUIRE(sampler.window_count() == 3);
+  REQUIRE(sampler.sample_count() == 3);
   CHECK(sampled(sampler, 0) == std::vector<std::int32_t>{100, 101, 102, 103});
   CHECK(sampled(sampler, 1) == std::vector<std::int32_t>{104, 105, 106, 107});
   CHECK(sampled(sampler, 2) == std::vector<std::int32_t>{300, 301, 302, 303});
@@ -137,7 +138,7 @@ TEST_CASE("an epoch reads every window once, the next in another order") {
   write_shard(directory.path() / "1.bin", counting_tokens(8 * 39, 1000));
   const ShardSet shards(directory.path().string() + "/*.bin");
   const StreamSampler sampler(shards, 8, 5, true);
-  REQUIRE(sampler.window_count() == 100);
+  REQUIRE(sampler.sample_count() == 100);
   std::vector<std::vector<std::int32_t>> orders;
   for (std::uint64_t epoch = 0; epoch < 3; ++epoch) {
     std::vector<std::int32_t> firsts;
@@ -173,9 +174,10 @@ TEST_CASE("a token outside the vocabulary names shard and position") {
   const std::string wide_path = write_bytes(directory.path() / "2.bin", wide);
   const ShardSet shards(directory.path().string() + "/*.bin");
   const StreamSampler sampler(shards, 4, 0, false);
-  std::vector<std::int32_t> tokens(4);
-  sampler.sample(3, 1000, tokens.data());
-  CHECK(tokens == std::vector<std::int32_t>{5, 6, 999, 7});
-  CHECK_ERROR(ErrorKind::data, sampler.sample(3, 999, tokens.data()), path, "token 999", "position 6", "999 ids");
-  CHECK_ERROR(ErrorKind::data, sampler.sample(4, 65536, tokens.data()), wide_path, "token 4294967295", "position 1");
+  Batch batch;
+  batch.input_ids.resize(4);
+  sampler.fill(3, 1000, batch, 0);
+  CHECK(batch.input_ids == std::vector<std::int32_t>{5, 6, 999, 7});
+  CHECK_ERROR(ErrorKind::data, sampler.fill(3, 999, batch, 0), path, "token 999", "position 6", "999 ids");
+  CHECK_ERROR(ErrorKind::data, sampler.fill(4, 65536, batch, 0), wide_path, "token 4294967295", "position 1");
 }
