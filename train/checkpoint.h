@@ -30,10 +30,10 @@ struct TrainerState {
   std::int64_t step = 0;     ///< steps done, skipped ones included
   std::int64_t updates = 0;  ///< steps that changed the weights
   std::int64_t samples = 0;  ///< global samples read: the index of the next one
-  std::int64_t tokens = 0;   ///< read, without padding
   std::int64_t bad_steps_in_a_row = 0;
   double seconds = 0.0;  ///< spent training
   SpikeHistory spikes;   ///< the window of the z-scores
+  std::int64_t tokens = 0;  ///< read, without padding
 };
 
 /// A copy in host memory of everything a checkpoint holds.
