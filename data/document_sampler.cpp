@@ -123,8 +123,8 @@ void DocumentSampler::read(const Piece& piece, std::int64_t vocab_size, std::int
 }
 
 void DocumentSampler::fill(std::uint64_t k, std::int64_t vocab_size, Batch& batch, std::int64_t b) const {
-  std::uint64_t row = Permutation(sample_count(), settings_.seed, settings_.shuffle ? k / sample_count() : 0)(
-      k % sample_count());
+  std::uint64_t row =
+      Permutation(sample_count(), settings_.seed, settings_.shuffle ? k / sample_count() : 0)(k % sample_count());
   const std::int64_t T = settings_.T;
   std::int32_t* const tokens = batch.input_ids.data() + b * T;
   std::int32_t* const ranges = settings_.packing ? batch.key_ranges.data() + b * T * 2 : nullptr;

@@ -22,13 +22,14 @@ namespace outeffhop {
 struct DocumentSettings {
   std::int64_t T = 0;
   std::uint64_t seed = 0;
-  bool shuffle = true;  ///< false: every epoch has the order of the first (evaluation), which is still a mix of all documents
+  bool shuffle =
+      true;  ///< false: every epoch has the order of the first (evaluation), which is still a mix of all documents
   bool packing = true;
   std::int32_t pad_id = 0;  ///< what stands in padding; no one looks at it
 };
 
-/// Sample k is a pure function of (shards, T, seed, packing, k): epoch k / rows, row permutation(k % rows). Keeps a reference
-/// to the shards, which must outlive it. Safe to call from several threads.
+/// Sample k is a pure function of (shards, T, seed, packing, k): epoch k / rows, row permutation(k % rows). Keeps a
+/// reference to the shards, which must outlive it. Safe to call from several threads.
 class DocumentSampler final : public Sampler {
  public:
   /// Throws what find_documents() throws, and Error(usage) for T < 1.
@@ -60,11 +61,11 @@ class DocumentSampler final : public Sampler {
 
   const ShardSet* shards_;
   DocumentSettings settings_;
-  std::vector<std::uint64_t> first_token_;   ///< of each shard, counted through them
-  std::vector<std::uint64_t> starts_;        ///< of each document, and the end
-  std::vector<std::uint64_t> full_before_;   ///< pieces of T tokens in earlier documents
-  std::vector<std::uint32_t> tails_;         ///< documents that have a tail; packed: row by row
-  std::vector<std::uint32_t> first_tail_;    ///< packed: of each row, and the end
+  std::vector<std::uint64_t> first_token_;         ///< of each shard, counted through them
+  std::vector<std::uint64_t> starts_;              ///< of each document, and the end
+  std::vector<std::uint64_t> full_before_;         ///< pieces of T tokens in earlier documents
+  std::vector<std::uint32_t> tails_;               ///< documents that have a tail; packed: row by row
+  std::vector<std::uint32_t> first_tail_;          ///< packed: of each row, and the end
   std::uint64_t full_pieces_ = 0, row_count_ = 0;  ///< rows of tails come after those of full pieces
 };
 

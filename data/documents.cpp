@@ -72,8 +72,8 @@ std::string document_index_path(const std::string& shard_path) {
 std::vector<std::uint64_t> parse_document_index(std::span<const std::byte> bytes, std::uint64_t token_count,
                                                 const std::string& path) {
   if (bytes.size() < kHeaderBytes) {
-    fail(ErrorKind::data, "document index {} holds {} bytes, less than the {} of its header: it was cut or is no index", path,
-         bytes.size(), kHeaderBytes);
+    fail(ErrorKind::data, "document index {} holds {} bytes, less than the {} of its header: it was cut or is no index",
+         path, bytes.size(), kHeaderBytes);
   }
   std::uint32_t words[4];
   std::memcpy(words, bytes.data(), sizeof words);
@@ -139,7 +139,8 @@ std::vector<std::uint64_t> find_documents(const ShardSet& shards, const Document
   }
   if (!by_index && !found) {
     fail(ErrorKind::data,
-         "the token {} that parts documents occurs nowhere in the {} shards, starting with {}: set data.document_delimiter to "
+         "the token {} that parts documents occurs nowhere in the {} shards, starting with {}: set data.document_delimiter "
+         "to "
          "the id that does, or data.sampling to \"stream\"",
          known.delimiter, shards.shards().size(), shards.shards().front().path());
   }

@@ -12,8 +12,8 @@
 
 namespace outeffhop {
 
-Batch make_batch(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T,
-                 std::int64_t vocab_size, std::uint64_t first_sample) {
+Batch make_batch(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
+                 std::uint64_t first_sample) {
   require(B >= 1 && T == sampler.length(), "a batch of shape ({}, {}) from a sampler of rows of {}", B, T, sampler.length());
   Batch batch;
   batch.B = B;
@@ -64,8 +64,8 @@ struct Loader::State {
   }
 };
 
-Loader::Loader(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T,
-               std::int64_t vocab_size, std::uint64_t first_sample, std::size_t depth)
+Loader::Loader(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
+               std::uint64_t first_sample, std::size_t depth)
     : state_(new State{
           sampler, objective, B, T, vocab_size, std::max<std::size_t>(depth, 1), first_sample, {}, {}, {}, {}, false, {}}) {
   state_->thread = std::thread([state = state_.get()] { state->run(); });

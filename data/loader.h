@@ -28,7 +28,7 @@ class Loader {
 };
 
 /// One batch of samples [first, first + B), made in the caller's thread. T is the sampler's length.
-Batch make_batch(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T,
-                 std::int64_t vocab_size, std::uint64_t first_sample);
+Batch make_batch(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
+                 std::uint64_t first_sample);
 
 }  // namespace outeffhop

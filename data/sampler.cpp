@@ -65,8 +65,7 @@ void StreamSampler::fill(std::uint64_t k, std::int64_t vocab_size, Batch& batch,
   const auto after = std::upper_bound(first_window_.begin(), first_window_.end(), window);
   const auto index = static_cast<std::size_t>(after - first_window_.begin()) - 1;
   const auto T = static_cast<std::uint64_t>(T_);
-  read_tokens(shards_->shards()[index], (window - first_window_[index]) * T, T, vocab_size,
-              batch.input_ids.data() + b * T_);
+  read_tokens(shards_->shards()[index], (window - first_window_[index]) * T, T, vocab_size, batch.input_ids.data() + b * T_);
 }
 
 std::string StreamSampler::description() const { return fmt::format("{} windows of {}", window_count_, T_); }

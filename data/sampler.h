@@ -45,7 +45,8 @@ class Sampler {
   virtual std::span<const std::uint64_t> document_starts() const { return {}; }
 };
 
-/// Copies tokens [begin, begin + count) of a shard. Throws Error(data), naming shard and position, for a token >= vocab_size.
+/// Copies tokens [begin, begin + count) of a shard. Throws Error(data), naming shard and position, for a token >=
+/// vocab_size.
 void read_tokens(const Shard& shard, std::uint64_t begin, std::uint64_t count, std::int64_t vocab_size, std::int32_t* out);
 
 /// Sample k of a run is a pure function of (shards, T, seed, k): epoch k / windows, window permutation(k % windows).

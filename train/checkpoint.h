@@ -33,7 +33,7 @@ struct TrainerState {
   std::int64_t bad_steps_in_a_row = 0;
   double seconds = 0.0;  ///< spent training
   SpikeHistory spikes;   ///< the window of the z-scores
-  std::int64_t tokens = 0;  ///< read, without padding
+  std::int64_t tokens = 0;   ///< read, without padding
 };
 
 /// A copy in host memory of everything a checkpoint holds.

@@ -27,8 +27,8 @@ TEST_CASE("Runs on documents, packed and padded, resume bit for bit and count to
   for (const std::string type : {"bert", "opt"}) {
     for (const std::string packing : {"true", "false"}) {
       INFO(type << " packing " << packing);
-      const std::vector<std::string> changes = {"training.steps=10", "data.sampling=documents",
-                                                "data.document_delimiter=1", "data.packing=" + packing};
+      const std::vector<std::string> changes = {"training.steps=10", "data.sampling=documents", "data.document_delimiter=1",
+                                                "data.packing=" + packing};
       const std::string name = type + packing;
       REQUIRE(train(quiet_options(corpus.config(type, name + "_whole"), changes)) == 0);
       TrainOptions options = quiet_options(corpus.config(type, name + "_parts"), changes);
