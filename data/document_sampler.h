@@ -6,7 +6,7 @@
 // (best fit; Johnson 1974), or opens a row. Which tails share a row is decided once; epochs shuffle the rows.
 //
 // Memory: at most 24 bytes a document (start 8, pieces before it 8, tail 4, row 4), and as long as the constructor runs 12
-// more. Ten million documents take 240 MB and a few seconds, whatever their lengths.
+// more. Ten million documents take 240 MB and a few seconds, whatever their length.
 #pragma once
 
 #include <cstdint>

@@ -32,8 +32,8 @@ struct TrainerState {
   std::int64_t samples = 0;  ///< global samples read: the index of the next one
   std::int64_t bad_steps_in_a_row = 0;
   double seconds = 0.0;  ///< spent training
-  SpikeHistory spikes;   ///< the window of the z-scores
-  std::int64_t tokens = 0;   ///< read, without padding
+  SpikeHistory spikes;      ///< the window of the z-scores
+  std::int64_t tokens = 0;  ///< read, without padding; -1 in checkpoints of versions that did not count them
 };
 
 /// A copy in host memory of everything a checkpoint holds.

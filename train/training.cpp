@@ -237,6 +237,7 @@ bool Trainer::resume() {
   Snapshot& snapshot = writer_->snapshot();
   snapshot = read_checkpoint(checkpoint, model_->parameters()).snapshot;
   state_ = snapshot.state;
+  if (state_.tokens < 0) state_.tokens = state_.samples * T_;  // a version that padded nothing
   spike_window_.restore(state_.spikes);
   const auto bytes = snapshot.weights.size() * sizeof(float);
   device_->copy_in(model_->master().data, snapshot.weights.data(), bytes);

@@ -54,6 +54,10 @@ TEST_CASE("trainer.json holds whole counts from 0 and a configuration") {
   CHECK(read.snapshot.state.updates == 9);
   CHECK(read.snapshot.state.samples == 320);
   CHECK(read.snapshot.state.seconds == 2.5);
+  CHECK(read.snapshot.state.tokens == -1);
+  nlohmann::json counted = trainer();
+  counted["tokens"] = 4000;
+  CHECK(parse_trainer(counted.dump(), "some.json").snapshot.state.tokens == 4000);
   CHECK(read.snapshot.state.bad_steps_in_a_row == 1);
   CHECK(read.data_fingerprint == "f");
   CHECK(read.device == "cpu");
@@ -68,6 +72,7 @@ TEST_CASE("trainer.json holds whole counts from 0 and a configuration") {
     CHECK_THAT(wrong({{key, true}}), Contains("whole number"));
     CHECK_THAT(wrong({{key, 9223372036854775808u}}), Contains("whole number"));
   }
+  CHECK_THAT(wrong({{"tokens", -1}}), Contains("\"tokens\" is -1, but must be a whole number"));
   CHECK_THAT(wrong({{"seconds", -0.5}}), Contains("\"seconds\" is -0.5"));
   CHECK_THAT(wrong({{"data_fingerprint", 5}}), Contains("must be a string"));
   CHECK_THAT(wrong({{"device", 5}}), Contains("must be a string"));
