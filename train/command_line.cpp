@@ -69,7 +69,8 @@ void declare_train(CLI::App& app, TrainArguments& a) {
                    "save and stop after N steps of this invocation; the schedule stays")
       ->type_name("N")
       ->check(kPositive);
-  command->add_flag("--dry-run", a.options.dry_run, "print parameters, memory, steps and tokens, and stop");
+  command->add_flag("--dry-run", a.options.dry_run,
+                    "print parameters, FLOPs, memory, steps and tokens to come, time a step, and stop");
   command->add_flag("--quiet", a.options.quiet, "print nothing but errors");
   add_device_options(command, &a.options.device);
   command->footer(

@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <fstream>
+#include <string>
 
 #include "kernels/error.h"
 #include "train/planning_device.h"
@@ -31,6 +33,16 @@ double memory_of_machine() {
     std::ifstream in(file);
     double limit = 0.0;
     if (in >> limit && limit > 0.0) bytes = std::min(bytes, limit);  // "max" is no number
+  }
+  return bytes;
+}
+
+double available_memory() {
+  double bytes = memory_of_machine();
+  std::ifstream in("/proc/meminfo");
+  for (std::string line; std::getline(in, line);) {  // "MemAvailable:   20971520 kB"
+    double kilobytes = 0.0;
+    if (std::sscanf(line.c_str(), "MemAvailable: %lf kB", &kilobytes) == 1) bytes = std::min(bytes, 1024.0 * kilobytes);
   }
   return bytes;
 }

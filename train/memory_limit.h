@@ -10,6 +10,9 @@ namespace outeffhop {
 /// Bytes of memory that this process may use: the machine's, or the limit of its control group where that is lower.
 double memory_of_machine();
 
+/// Of these, the bytes that nobody uses at present, as far as the machine tells.
+double available_memory();
+
 /// Throws Error(unsupported), naming the bytes needed and the bytes there are, when a model of these options cannot fit the
 /// memory of the machine. `state_values` float arrays as large as the weights are needed beside the model itself: moments
 /// and checkpoint copies, or the weights as they were read.

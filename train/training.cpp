@@ -24,6 +24,8 @@
 #include "train/optimizer.h"
 #include "train/planning_device.h"
 #include "train/progress.h"
+#include "train/resume.h"
+#include "train/run_plan.h"
 #include "train/sampling.h"
 #include "train/signals.h"
 #include "train/spike_window.h"
@@ -164,76 +166,39 @@ Trainer::Trainer(const TrainOptions& options)
   context_.device = device_->description();
 }
 
+/// Says what the run will be. A dry run looks at what a resume would find, times a step, and changes nothing.
 void Trainer::describe() {
-  const ModelConfig& m = config_.model;
-  say(options_.dry_run ? make_device(device_options(options_, config_))->description() : device_->description());
-  say(fmt::format("model       {} with {} attention: {} layers, {} channels, {} heads, vocabulary {}; {} parameters, {}",
-                  m.model_type, m.attn_softmax, m.num_hidden_layers, m.hidden_size, m.num_attention_heads, m.vocab_size,
-                  count_text(static_cast<double>(model_->parameters().total())), config_.training.dtype));
-
-  const MemoryPlan plan = model_->memory();
-  const std::size_t snapshot = 3 * sizeof(float) * static_cast<std::size_t>(model_->parameters().flat_size());
-  const std::pair<const char*, std::size_t> parts[] = {
-      {"master weights", plan.master_weights}, {"weights in storage", plan.storage_weights},
-      {"gradients", plan.gradients},           {"moments", optimizer_.bytes()},
-      {"activations", plan.activations},       {"workspace", plan.workspace},
-      {"checkpoint snapshot", snapshot}};
-  std::size_t total = 0;
-  std::string text;
-  for (const auto& [name, bytes] : parts) {
-    if (bytes == 0) continue;
-    total += bytes;
-    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name, bytes_text(static_cast<double>(bytes)));
+  const RunInputs inputs{config_, shards_, *sampler_, *objective_};
+  if (!options_.dry_run) {
+    say(device_->description());
+    for (const std::string& line : plan_lines(inputs, *model_, 0)) say(line);
+    return;
   }
-  say(fmt::format("memory      {}: {}", bytes_text(static_cast<double>(total)), text));
-
-  say(fmt::format("data        {} tokens in {} shards, {}", count_text(static_cast<double>(shards_.token_count())),
-                  shards_.shards().size(), sampler_->description()));
-  const double epochs = static_cast<double>(config_.training.steps) *
-                        static_cast<double>(config_.training.global_batch_size) /
-                        static_cast<double>(sampler_->sample_count());
-  say(fmt::format("training    {} steps of {} sequences ({} x {} at a time): {} tokens, {:.3g} epochs",
-                  config_.training.steps, config_.training.global_batch_size, config_.accumulation(),
-                  config_.training.micro_batch_size,
-                  count_text(epochs * static_cast<double>(sampler_->token_count())), epochs));
+  const std::unique_ptr<Device> device = make_device(device_options(options_, config_));
+  context_.device = device->description();
+  say(context_.device);
+  std::int64_t done = 0;
+  if (!config_.output.empty()) {
+    const auto say_line = [this](const std::string& line) { say(line); };
+    const auto checkpoint = checkpoint_to_resume(context_, options_.resume, say_line);
+    if (checkpoint) done = check_resumable(*checkpoint, context_, config_, say_line).snapshot.state.step;
+  }
+  for (const std::string& line : plan_lines(inputs, *model_, done)) say(line);
+  const auto needed = static_cast<double>(total_bytes(plan_memory(*model_)));
+  const std::int64_t left = std::max<std::int64_t>(0, config_.training.steps - done);
+  if (const double available = available_memory(); needed > available) {
+    say(fmt::format("time        no step was timed: {} of memory are available here", bytes_text(available)));
+  } else if (left > 0) {
+    say("time        " + time_text(time_step(inputs, model_options(config_), *device), left));
+  }
 }
 
 bool Trainer::resume() {
-  std::filesystem::path checkpoint = options_.resume;
-  std::vector<std::string> notes;
-  if (options_.resume == "never") {
-    if (!list_checkpoints(context_.run).empty()) {
-      fail(ErrorKind::usage, "{} already holds checkpoints: continue with --resume auto, or start another run with --out",
-           config_.output);
-    }
-    return false;
-  }
-  if (options_.resume == "auto") {
-    if (list_checkpoints(context_.run).empty()) return false;
-    const auto newest = newest_checkpoint(context_.run, &notes);
-    for (const std::string& note : notes) say(note);
-    if (!newest) {
-      fail(ErrorKind::checkpoint, "no checkpoint of {} is sound ({}); start another run with --out", config_.output,
-           notes.front());
-    }
-    checkpoint = *newest;
-  } else {
-    if (!std::filesystem::is_directory(status_of(checkpoint))) {
-      fail(ErrorKind::usage, "--resume {}: expected \"auto\", \"never\" or the directory of a checkpoint", options_.resume);
-    }
-    verify_checkpoint(checkpoint);
-  }
-
-  const Resumable before = read_checkpoint_state(checkpoint);
-  for (const std::string& note : check_resume(before.config, config_)) say("note: " + note);
-  if (!before.device.empty() && before.device != context_.device) {
-    say(fmt::format("note: the device was \"{}\" and is now \"{}\": the last bits of sums may differ", before.device,
-                    context_.device));
-  }
-  if (before.data_fingerprint != context_.data_fingerprint) {
-    fail(ErrorKind::usage, "cannot continue the run: the shards of data.train ({}) are not those it was trained on so far",
-         config_.data.train);
-  }
+  const auto say_line = [this](const std::string& line) { say(line); };
+  const std::optional<std::filesystem::path> found = checkpoint_to_resume(context_, options_.resume, say_line);
+  if (!found) return false;
+  const std::filesystem::path& checkpoint = *found;
+  check_resumable(checkpoint, context_, config_, say_line);
   Snapshot& snapshot = writer_->snapshot();
   snapshot = read_checkpoint(checkpoint, model_->parameters()).snapshot;
   state_ = snapshot.state;

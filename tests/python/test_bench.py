@@ -30,6 +30,12 @@ class Flops(unittest.TestCase):
         attention = 12 * 12 * shape.T * 768 * shape.tokens
         self.assertAlmostEqual(step_flops(shape) / (linear + attention), 1.0, places=3)
 
+    def test_figures_are_those_of_the_program(self):
+        """The same figures stand in tests/train/flops_test.cpp."""
+        self.assertEqual({name: step_flops(shape) for name, shape in SHAPES.items()},
+                         {"bert-mini": 112778717184, "bert-base": 1116932668416, "opt-mini": 405885812736,
+                          "opt-125m": 1575271858176})
+
     def test_products_are_those_of_the_linear_layers(self):
         for line in products_input(SHAPES["opt-mini"]).splitlines():
             self.assertEqual(len([int(word) for word in line.split()]), 4)

@@ -1,0 +1,176 @@
+#include "train/run_plan.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+
+#include "data/loader.h"
+#include "train/device_batch.h"
+#include "train/optimizer.h"
+#include "train/progress.h"
+
+namespace outeffhop {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// FLOPs that a timing may take at a time: seconds on a processor.
+constexpr double kTimedFlops = 1e12;
+
+/// Tokens of a sequence, without padding.
+double tokens_of_sequence(const Sampler& sampler) {
+  return static_cast<double>(sampler.token_count()) / static_cast<double>(sampler.sample_count());
+}
+
+PassWork operator/(const PassWork& work, double count) {
+  return {work.rows / count, work.labels / count, work.pairs / count};
+}
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+}  // namespace
+
+std::size_t total_bytes(const std::vector<MemoryPart>& parts) {
+  std::size_t total = 0;
+  for (const MemoryPart& part : parts) total += part.bytes;
+  return total;
+}
+
+std::vector<MemoryPart> plan_memory(const Model& model) {
+  const MemoryPlan plan = model.memory();
+  const std::size_t state = sizeof(float) * static_cast<std::size_t>(model.parameters().flat_size());
+  return {{"master weights", plan.master_weights}, {"weights in storage", plan.storage_weights},
+          {"gradients", plan.gradients},           {"moments", 2 * state},
+          {"activations", plan.activations},       {"workspace", plan.workspace},
+          {"checkpoint snapshot", 3 * state}};
+}
+
+std::string memory_text(const std::vector<MemoryPart>& parts) {
+  std::string text;
+  for (const MemoryPart& part : parts) {
+    if (part.bytes == 0) continue;
+    text += fmt::format("{} {} {}", text.empty() ? ":" : ",", part.name, bytes_text(static_cast<double>(part.bytes)));
+  }
+  return bytes_text(static_cast<double>(total_bytes(parts))) + text;
+}
+
+PassWork work_of_sequence(const RunInputs& inputs) {
+  const Config& config = inputs.config;
+  const std::int64_t length = inputs.sampler.length();
+  const auto T = static_cast<double>(length);
+  const bool causal = config.model.model_type == "opt";
+  if (config.data.sampling == "stream") {
+    const bool masked = config.data.objective == "masked_lm";
+    return {T, masked ? T * config.data.mlm_probability : T - 1, causal ? T * (T + 1) / 2 : T * T};
+  }
+  const auto rows = std::min<std::int64_t>(kCountedRows, static_cast<std::int64_t>(inputs.sampler.sample_count()));
+  PassWork work;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    work += count_work(
+        make_batch(inputs.sampler, inputs.objective, 1, length, config.model.vocab_size, static_cast<std::uint64_t>(row)),
+        causal);
+  }
+  return work / static_cast<double>(rows);
+}
+
+double flops_per_token(const RunInputs& inputs) {
+  return training_flops(inputs.config.model, work_of_sequence(inputs)) / tokens_of_sequence(inputs.sampler);
+}
+
+std::vector<std::string> plan_lines(const RunInputs& inputs, const Model& model, std::int64_t done) {
+  const Config& config = inputs.config;
+  const ModelConfig& m = config.model;
+  const double epoch = static_cast<double>(inputs.sampler.sample_count());
+  const auto epochs = [&](std::int64_t steps) {
+    return static_cast<double>(steps) * static_cast<double>(config.training.global_batch_size) / epoch;
+  };
+  const auto tokens = [&](std::int64_t steps) {
+    return count_text(epochs(steps) * static_cast<double>(inputs.sampler.token_count()));
+  };
+  std::vector<std::string> lines = {
+      fmt::format("model       {} with {} attention: {} layers, {} channels, {} heads, vocabulary {}; {} parameters, {}",
+                  m.model_type, m.attn_softmax, m.num_hidden_layers, m.hidden_size, m.num_attention_heads, m.vocab_size,
+                  count_text(static_cast<double>(model.parameters().total())), config.training.dtype),
+      fmt::format("work        {} FLOPs a token, forward and backward{}", count_text(flops_per_token(inputs)),
+                  config.data.sampling == "stream"
+                      ? ""
+                      : fmt::format(" (attention and labels as in {} rows)",
+                                    std::min<std::uint64_t>(kCountedRows, inputs.sampler.sample_count()))),
+      "memory      " + memory_text(plan_memory(model)),
+      fmt::format("data        {} tokens in {} shards, {}", count_text(static_cast<double>(inputs.shards.token_count())),
+                  inputs.shards.shards().size(), inputs.sampler.description()),
+      fmt::format("training    {} steps of {} sequences ({} x {} at a time): {} tokens, {:.3g} epochs",
+                  config.training.steps, config.training.global_batch_size, config.accumulation(),
+                  config.training.micro_batch_size, tokens(config.training.steps), epochs(config.training.steps))};
+  if (done > 0) {
+    const std::int64_t left = std::max<std::int64_t>(0, config.training.steps - done);
+    lines.push_back(
+        fmt::format("to come     {} steps after step {}: {} tokens, {:.3g} epochs", left, done, tokens(left), epochs(left)));
+  }
+  return lines;
+}
+
+StepTiming time_step(const RunInputs& inputs, const ModelOptions& options, Device& device) {
+  const Config& config = inputs.config;
+  const std::int64_t T = inputs.sampler.length(), micro = config.training.micro_batch_size;
+  const double sequence_flops = training_flops(config.model, work_of_sequence(inputs));
+  const std::int64_t B = std::clamp<std::int64_t>(static_cast<std::int64_t>(kTimedFlops / sequence_flops), 1, micro);
+  // Micro-batches of a step: all, or as many as are short enough.
+  const std::int64_t passes = std::clamp<std::int64_t>(
+      static_cast<std::int64_t>(kTimedFlops / (sequence_flops * static_cast<double>(B))), 1, config.accumulation());
+
+  const std::unique_ptr<Model> model = make_model(config.model, options, device);
+  Optimizer optimizer(device, *model, config.optimizer);
+  DeviceBatch device_batch(device, config.model, B, T);
+  {
+    std::vector<float> weights(static_cast<std::size_t>(model->parameters().flat_size()));
+    initialise(model->parameters(), options.seed, weights.data());
+    device.copy_in(model->master().data, weights.data(), weights.size() * sizeof(float));
+    device.synchronize();
+  }
+  model->round_to_storage();
+
+  std::vector<Batch> batches;
+  for (std::int64_t i = 0; i < passes; ++i) {
+    batches.push_back(
+        make_batch(inputs.sampler, inputs.objective, B, T, config.model.vocab_size, static_cast<std::uint64_t>(i * B)));
+  }
+  double pass_seconds = 0.0, update_seconds = 0.0;
+  for (int round = 0; round < 2; ++round) {  // the first one warms up
+    std::int64_t labels = 0;
+    for (const Batch& batch : batches) labels += count_labels(batch);
+    Clock::time_point begin = Clock::now();
+    optimizer.begin_step(0.0, labels, 0);
+    update_seconds = seconds_since(begin);
+    begin = Clock::now();
+    for (const Batch& batch : batches) {
+      model->forward_backward(device_batch.upload(batch), optimizer.loss_sum(), true);
+    }
+    device.synchronize();
+    pass_seconds = seconds_since(begin);
+    begin = Clock::now();
+    (void)optimizer.finish_step();
+    update_seconds += seconds_since(begin);
+  }
+
+  const double step_sequences = static_cast<double>(config.training.global_batch_size);
+  const double share = static_cast<double>(passes * B) / step_sequences;
+  StepTiming timing;
+  timing.seconds = pass_seconds / share + update_seconds;
+  timing.tokens_per_second = step_sequences * tokens_of_sequence(inputs.sampler) / timing.seconds;
+  timing.flops_per_second = step_sequences * sequence_flops / timing.seconds;
+  timing.measured = "one step, after one to warm up";
+  if (share < 1.0) {
+    timing.measured = fmt::format("{} of {} sequences, {} at a time, and an update, after as much to warm up", passes * B,
+                                  config.training.global_batch_size, B);
+  }
+  return timing;
+}
+
+std::string time_text(const StepTiming& timing, std::int64_t steps) {
+  return fmt::format("{:.3g} s a step, {} tokens/s, {}FLOP/s; {} steps: {} (timed: {}; without evaluation and saving)",
+                     timing.seconds, count_text(timing.tokens_per_second), count_text(timing.flops_per_second), steps,
+                     duration_text(timing.seconds * static_cast<double>(steps)), timing.measured);
+}
+
+}  // namespace outeffhop

@@ -1,0 +1,67 @@
+// What a run will be: parameters, FLOPs, memory, steps and tokens to come, and how long they take.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "data/objective.h"
+#include "data/sampler.h"
+#include "data/shards.h"
+#include "kernels/device.h"
+#include "model/model.h"
+#include "train/config.h"
+#include "train/flops.h"
+
+namespace outeffhop {
+
+/// What a plan is made from; all of it must outlive the plan. `config` is resolved.
+struct RunInputs {
+  const Config& config;
+  const ShardSet& shards;
+  const Sampler& sampler;
+  const Objective& objective;
+};
+
+/// Memory of one kind.
+struct MemoryPart {
+  std::string name;
+  std::size_t bytes = 0;
+};
+
+std::size_t total_bytes(const std::vector<MemoryPart>& parts);
+
+/// Every arena of a training run of `model`: what it planned itself, moments and the snapshot of checkpoints.
+std::vector<MemoryPart> plan_memory(const Model& model);
+
+/// "1.2 GB: master weights 438 MB, ...".
+std::string memory_text(const std::vector<MemoryPart>& parts);
+
+/// The work of one sequence. Of windows it follows from their length, with labels at their expected share (as if no token
+/// were special); of documents it is the mean of the first rows of the run, as many as kCountedRows.
+PassWork work_of_sequence(const RunInputs& inputs);
+constexpr std::int64_t kCountedRows = 256;
+
+/// FLOPs of training on one token that is no padding.
+double flops_per_token(const RunInputs& inputs);
+
+/// Model, data and length of the run; a run that goes on after `done` steps says what remains.
+std::vector<std::string> plan_lines(const RunInputs& inputs, const Model& model, std::int64_t done);
+
+/// How long a step takes.
+struct StepTiming {
+  double seconds = 0.0;  ///< of a whole step
+  double flops_per_second = 0.0;
+  double tokens_per_second = 0.0;  ///< without padding
+  std::string measured;            ///< what was, for people: "one step after one to warm up"
+};
+
+/// Makes the model with random weights on `device` and times it on the run's own first samples: a step to warm up and one
+/// more. Of a step longer than a few seconds it times part: one micro-batch of several, or fewer sequences at a time.
+StepTiming time_step(const RunInputs& inputs, const ModelOptions& options, Device& device);
+
+/// "1.3 s a step (4,100 tokens/s, ...): about 3:20:10 for 9,000 steps".
+std::string time_text(const StepTiming& timing, std::int64_t steps);
+
+}  // namespace outeffhop
