@@ -132,4 +132,6 @@ ShardSet::ShardSet(const std::string& pattern) {
   if (std::filesystem::exists(metadata, unreachable)) metadata_ = read_shard_metadata(metadata.string());
 }
 
+std::vector<std::string> matching_shards(const std::string& pattern) { return matching_paths(pattern); }
+
 }  // namespace outeffhop

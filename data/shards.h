@@ -55,6 +55,9 @@ ShardMetadata read_shard_metadata(const std::string& path);
 /// The same from the file's text; `path` begins the messages.
 ShardMetadata parse_shard_metadata(std::string_view text, const std::string& path);
 
+/// Paths that a glob pattern matches, sorted bytewise. Throws Error(data) when there are none, Error(io).
+std::vector<std::string> matching_shards(const std::string& pattern);
+
 /// The shards of a glob pattern, sorted by path, and the metadata.json beside the first of them if there is one.
 class ShardSet {
  public:

@@ -17,6 +17,7 @@
 #include "train/config_command.h"
 #include "train/eval_command.h"
 #include "train/files.h"
+#include "train/inspect.h"
 #include "train/probe.h"
 #include "train/suggestion.h"
 #include "train/training.h"
@@ -130,13 +131,38 @@ struct ConfigArguments {
 void declare_config(CLI::App& app, ConfigArguments& a) {
   CLI::App* command = app.add_subcommand("config", "Print a whole configuration, every key with what it means");
   command->add_option("--config", a.config, "JSON configuration to complete; default: the defaults")->type_name("FILE");
-  command->add_option("--set", a.changes, "change one key; may be repeated")->type_name("KEY=VALUE")->allow_extra_args(false);
+  command->add_option("--set", a.changes, "change one key; may be repeated")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
   command->footer(
       "It is a file that train --config reads: JSON with comments. \"auto\" stands where the data decides.\n"
       "Examples:\n"
       "  outeffhop config > mine.json\n"
       "  outeffhop config --set model.model_type=opt          # defaults that depend on the model type\n"
       "  outeffhop config --config configs/bert_mini.json --set training.steps=5000");
+}
+
+struct InspectArguments {
+  std::string path;
+  bool json = false;
+};
+
+void declare_inspect(CLI::App& app, InspectArguments& a) {
+  CLI::App* command = app.add_subcommand("inspect", "What a shard, a checkpoint or a run holds, and whether it is sound");
+  command
+      ->add_option("path", a.path,
+                   "a token shard, a directory or pattern of shards, a .safetensors file, a model directory or "
+                   "checkpoint, or a run directory")
+      ->required()
+      ->type_name("PATH");
+  command->add_flag("--json", a.json, "print JSON");
+  command->footer(
+      "What is damaged is told as far as it can be read, with exit code 3 (shards) or 4 (checkpoints).\n"
+      "Examples:\n"
+      "  outeffhop inspect runs/mini                                     # how far it is, which checkpoints are sound\n"
+      "  outeffhop inspect runs/mini/checkpoints/step_00001000\n"
+      "  outeffhop inspect runs/mini/checkpoints/step_00001000/model.safetensors\n"
+      "  outeffhop inspect 'corpora/bert/*_train_*.bin' --json");
 }
 
 /// A path that will be written into a JSON file.
@@ -165,6 +191,14 @@ int train_command(TrainArguments& a) {
   return train(a.options);
 }
 
+int inspect_command(const InspectArguments& a) {
+  const Inspection found = inspect(a.path);
+  using Json = nlohmann::ordered_json;
+  fmt::print("{}",
+             a.json ? found.facts.dump(2, ' ', false, Json::error_handler_t::replace) + "\n" : facts_text(found.facts));
+  return found.exit_code;
+}
+
 int eval_command(const EvalOptions& options, const std::string& json) {
   if (!json.empty()) {
     json_path("--checkpoint", options.checkpoint.string());
@@ -190,10 +224,12 @@ int run_command_line(int argc, const char* const* argv) {
   std::string eval_json;
   ProbeOptions probe_options;
   ConfigArguments config_arguments;
+  InspectArguments inspect_arguments;
   declare_train(app, train_arguments);
   declare_eval(app, eval_options, eval_json);
   declare_probe(app, probe_options);
   declare_config(app, config_arguments);
+  declare_inspect(app, inspect_arguments);
 
   try {
     app.parse(argc, argv);
@@ -213,11 +249,12 @@ int run_command_line(int argc, const char* const* argv) {
     probe(probe_options);
     return 0;
   }
+  if (app.got_subcommand("inspect")) return inspect_command(inspect_arguments);
   if (app.got_subcommand("config")) {
     print_result(commented_config(read_config_arguments(config_arguments.config, config_arguments.changes)));
     return 0;
   }
-  fail(ErrorKind::usage, "no command: outeffhop train, eval, probe or config (outeffhop --help tells more)");
+  fail(ErrorKind::usage, "no command: outeffhop train, eval, probe, inspect or config (outeffhop --help tells more)");
 }
 
 }  // namespace outeffhop

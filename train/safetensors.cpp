@@ -123,6 +123,8 @@ std::int64_t TensorEntry::count() const {
   return product;
 }
 
+const char* name_of(FileType type) { return type_name(type).name; }
+
 std::string shape_text(const std::vector<std::int64_t>& shape) { return fmt::format("({})", fmt::join(shape, ", ")); }
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)

@@ -26,6 +26,9 @@ struct TensorEntry {
   std::int64_t count() const;
 };
 
+/// "F32", as headers spell it.
+const char* name_of(FileType type);
+
 /// "(30522, 768)", for messages.
 std::string shape_text(const std::vector<std::int64_t>& shape);
 
