@@ -114,6 +114,7 @@ void write_files(const CheckpointContext& context, const ParameterTable& table, 
                                           {"seconds", state.seconds},
                                           {"window_losses", state.spikes.losses},
                                           {"window_gradient_norms", state.spikes.gradient_norms},
+                                          {"resumed_from", state.resumed_from},
                                           {"data_fingerprint", context.data_fingerprint},
                                           {"device", context.device},
                                           {"config", context.config}};
@@ -208,9 +209,8 @@ std::size_t set_aside_later_checkpoints(const fs::path& run, std::int64_t step) 
   std::size_t count = 0;
   for (const fs::path& checkpoint : list_checkpoints(run)) {
     if (step_of(checkpoint) <= step) continue;
-    const fs::path aside = checkpoint.string() + ".superseded";
-    std::error_code error;
-    fs::remove_all(aside, error);
+    fs::path aside = checkpoint.string() + ".superseded";
+    for (int i = 2; fs::exists(status_of(aside)); ++i) aside = fmt::format("{}.superseded.{}", checkpoint.string(), i);
     rename_directory(checkpoint, aside);
     ++count;
   }

@@ -34,6 +34,9 @@ struct TrainerState {
   double seconds = 0.0;  ///< spent training
   SpikeHistory spikes;      ///< the window of the z-scores
   std::int64_t tokens = 0;  ///< read, without padding; -1 in checkpoints of versions that did not count them
+  /// The directory of --resume DIR that this course of the run began from, absolute; "": it began with the run. So the same
+  /// command, given again, is known to mean "go on", not "begin there once more".
+  std::string resumed_from;
 };
 
 /// A copy in host memory of everything a checkpoint holds.
@@ -85,7 +88,7 @@ Resumable read_checkpoint(const std::filesystem::path& checkpoint, const Paramet
 /// The same without weights and moments.
 Resumable read_checkpoint_state(const std::filesystem::path& checkpoint);
 
-/// Renames checkpoints later than `step` to NAME.superseded: a run that goes on from an earlier one will make its own, and a
+/// Renames checkpoints later than `step` to NAME.superseded, or NAME.superseded.2 and so on where that is taken: a run that goes on from an earlier one will make its own, and a
 /// later resume must not take up the abandoned ones. Returns how many there were.
 std::size_t set_aside_later_checkpoints(const std::filesystem::path& run, std::int64_t step);
 

@@ -109,6 +109,7 @@ Resumable parse_trainer(std::string_view text, const std::string& origin) {
     fail(ErrorKind::checkpoint, "{} has {} window_losses and {} window_gradient_norms", origin, state.spikes.losses.size(),
          state.spikes.gradient_norms.size());
   }
+  if (reader.contains("resumed_from")) state.resumed_from = reader.text("resumed_from");
   result.data_fingerprint = reader.text("data_fingerprint");
   result.config = reader.object("config");
   if (reader.contains("device")) result.device = reader.text("device");

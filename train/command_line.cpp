@@ -188,6 +188,7 @@ int train_command(TrainArguments& a) {
   std::signal(SIGPIPE, SIG_IGN);  // who read the progress may go: what counts is in files
   a.options.config = read_config_arguments(a.config, a.changes);
   if (!a.out.empty()) a.options.config.output = json_path("--out", a.out);
+  json_path("--resume", a.options.resume);
   return train(a.options);
 }
 

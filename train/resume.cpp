@@ -25,11 +25,33 @@ std::optional<std::filesystem::path> checkpoint_to_resume(const CheckpointContex
     }
     return newest;
   }
+  const bool has_checkpoints = !list_checkpoints(context.run).empty();
+  if (has_checkpoints) {
+    const auto newest = newest_checkpoint(context.run, nullptr);
+    if (newest && read_checkpoint_state(*newest).snapshot.state.resumed_from == course_of(resume)) {
+      say(fmt::format("this run already went on from {}: its newest checkpoint is taken", resume));
+      return newest;
+    }
+  }
   if (!std::filesystem::is_directory(status_of(resume))) {
     fail(ErrorKind::usage, "--resume {}: expected \"auto\", \"never\" or the directory of a checkpoint", resume);
   }
+  std::error_code error;
+  const bool inside = std::filesystem::equivalent(std::filesystem::path(resume) / "..", context.run / "checkpoints", error);
+  if (has_checkpoints && !inside) {
+    fail(ErrorKind::usage,
+         "--resume {}: {} already holds checkpoints that did not come from there: continue them with --resume auto, or "
+         "start another run with --out",
+         resume, run);
+  }
   verify_checkpoint(resume);
   return resume;
+}
+
+std::string course_of(const std::string& resume) {
+  if (resume == "auto" || resume == "never") return "";
+  const std::string path = std::filesystem::weakly_canonical(resume).string();
+  return path.ends_with('/') ? path.substr(0, path.size() - 1) : path;
 }
 
 Resumable check_resumable(const std::filesystem::path& checkpoint, const CheckpointContext& context, const Config& config,

@@ -15,9 +15,14 @@ namespace outeffhop {
 using Say = std::function<void(const std::string&)>;
 
 /// The checkpoint that `resume` ("auto", "never" or a directory) asks for in the run of `context`, verified; none: the run
-/// starts afresh. Says which were passed over, and why. Throws Error where none will do. Changes nothing.
+/// starts afresh. A directory is where this course of the run begins: once the run has a checkpoint of that course, the newest
+/// is meant. Says which were passed over, and why. Throws Error where none will do, and where a course from outside would
+/// begin in a run that has checkpoints of another. Changes nothing.
 std::optional<std::filesystem::path> checkpoint_to_resume(const CheckpointContext& context, const std::string& resume,
                                                           const Say& say);
+
+/// What TrainerState::resumed_from is for `resume`: "" for "auto" and "never".
+std::string course_of(const std::string& resume);
 
 /// What a checkpoint says of its run, without weights. Says which changes are worth telling. Throws
 /// Error(usage) unless the run of `context` and `config` (resolved) may go on from it.

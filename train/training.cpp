@@ -202,6 +202,7 @@ bool Trainer::resume() {
   Snapshot& snapshot = writer_->snapshot();
   snapshot = read_checkpoint(checkpoint, model_->parameters()).snapshot;
   state_ = snapshot.state;
+  if (const std::string course = course_of(options_.resume); !course.empty()) state_.resumed_from = course;
   if (state_.tokens < 0) state_.tokens = state_.samples * T_;  // a version that padded nothing
   spike_window_.restore(state_.spikes);
   const auto bytes = snapshot.weights.size() * sizeof(float);
@@ -453,7 +454,8 @@ int Trainer::run() {
       report_save();
       fail(ErrorKind::diverged,
            "the loss or gradient was not finite, or a spike, in {} steps in a row, up to step {}; the last checkpoint is as "
-           "it was: lower optimizer.learning_rate, or look at the samples named above",
+           "it was: lower optimizer.learning_rate, raise training.spike_zscore (0: off) if they were spikes, or look at the samples "
+           "named above",
            state().bad_steps_in_a_row, state().step);
     }
 

@@ -77,6 +77,47 @@ TEST_CASE("A resume redoes what came after its checkpoint, and cuts the metrics 
   CHECK_THAT(e.what(), Contains("no checkpoint") && Contains("is sound"));
 }
 
+TEST_CASE("The same command with --resume DIR begins there once, and then goes on") {
+  const TinyCorpus corpus;
+  const std::vector<std::string> changes = {"training.steps=12", "checkpoint.interval=4", "checkpoint.keep_last=1",
+                                            "checkpoint.keep_every=4"};
+  REQUIRE(train(quiet_options(corpus.config("bert", "first"), changes)) == 0);
+  const fs::path begin = corpus.path("first/checkpoints/step_00000004");
+  TrainOptions options = quiet_options(corpus.config("bert", "second"), changes);
+  options.resume = begin.string();
+  options.stop_after = 3;
+  REQUIRE(train(options) == 0);
+  CHECK(fs::exists(corpus.path("second/checkpoints/step_00000007")));
+  fs::rename(begin, corpus.path("gone"));  // what the course began from is not needed any more
+  REQUIRE(train(options) == 0);
+  CHECK(fs::exists(corpus.path("second/checkpoints/step_00000010")));
+  REQUIRE(train(options) == 0);
+  fs::rename(corpus.path("gone"), begin);
+  CHECK(read_file(corpus.path("second/checkpoints/step_00000012/model.safetensors")) ==
+        read_file(corpus.path("first/checkpoints/step_00000012/model.safetensors")));
+  for (const auto& entry : fs::directory_iterator(corpus.path("second/checkpoints"))) {
+    CHECK_THAT(entry.path().string(), !Contains("superseded"));
+  }
+
+  // Another beginning, from outside: refused, with everything as it was.
+  options.resume = corpus.path("first/checkpoints/step_00000008").string();
+  const Error e = caught_error([&] { train(options); });
+  CHECK(e.kind() == ErrorKind::usage);
+  CHECK_THAT(e.what(), Contains("already holds checkpoints") && Contains("--resume auto"));
+  CHECK(read_losses(corpus.path("second")).size() == 8);
+
+  // From inside: later checkpoints are set aside, each time under names of their own.
+  const fs::path checkpoints = corpus.path("first/checkpoints");
+  TrainOptions back = quiet_options(corpus.config("bert", "first"), changes);
+  for (const char* step : {"step_00000008", "step_00000004"}) {
+    back.resume = (checkpoints / step).string();
+    REQUIRE(train(back) == 0);
+  }
+  CHECK(fs::exists(checkpoints / "step_00000012.superseded"));
+  CHECK(fs::exists(checkpoints / "step_00000012.superseded.2"));
+  CHECK(fs::exists(checkpoints / "step_00000008.superseded"));
+}
+
 TEST_CASE("A resume that would be another run is refused by the key that differs") {
   const TinyCorpus corpus;
   const auto config = corpus.config("bert", "run");
