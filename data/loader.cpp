@@ -38,7 +38,7 @@ struct Loader::State {
 
   std::mutex mutex{};
   std::condition_variable changed{};
-  std::vector<Batch> ring;             ///< those that wait are ring[first], ring[first + 1], ... modulo its size
+  std::vector<Batch> ring;  ///< those that wait are ring[first], ring[first + 1], ... modulo its size
   std::size_t first = 0, waiting = 0;
   std::exception_ptr error{};  ///< what ended the thread; thrown once none waits
   bool stop = false;

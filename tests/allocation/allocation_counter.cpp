@@ -134,9 +134,9 @@ AllocationCount AllocationCounter::stop() {
     void* const caller = callers[i];
     Dl_info object{};
     if (!dladdr(caller, &object)) continue;
-    count.callers += fmt::format("{}+{:#x} ({})\n", object.dli_fname,
-                                 static_cast<char*>(caller) - static_cast<char*>(object.dli_fbase),
-                                 object.dli_sname ? object.dli_sname : "no name");
+    count.callers +=
+        fmt::format("{}+{:#x} ({})\n", object.dli_fname, static_cast<char*>(caller) - static_cast<char*>(object.dli_fbase),
+                    object.dli_sname ? object.dli_sname : "no name");
   }
   return count;
 }

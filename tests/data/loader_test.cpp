@@ -156,7 +156,9 @@ TEST_CASE("a batch that held something else holds nothing of it after it was fil
   const StreamSampler sampler(shards, 16, 3, true);
   const auto objective = make_masked_lm(0.15, 1, {0, 1, 2}, 1000, 4);
   const auto stale = [] {
-    Batch batch{.B = 9, .T = 20};
+    Batch batch;
+    batch.B = 9;
+    batch.T = 20;
     for (auto* values : {&batch.input_ids, &batch.labels, &batch.key_lengths, &batch.key_ranges}) values->assign(400, 7);
     batch.sample_ids.assign(9, 7);
     return batch;
