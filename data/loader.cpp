@@ -30,6 +30,13 @@ void make_batch(const Sampler& sampler, const Objective& objective, std::int64_t
   objective.apply(batch);
 }
 
+Batch make_batch(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
+                 std::uint64_t first_sample) {
+  Batch batch;
+  make_batch(sampler, objective, B, T, vocab_size, first_sample, batch);
+  return batch;
+}
+
 struct Loader::State {
   const Sampler& sampler;
   const Objective& objective;

@@ -31,5 +31,8 @@ class Loader {
 /// Fills `batch` with samples [first, first + B) in the caller's thread, reusing its memory. T is the sampler's length.
 void make_batch(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
                 std::uint64_t first_sample, Batch& batch);
+/// The same in a batch of its own.
+Batch make_batch(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
+                 std::uint64_t first_sample);
 
 }  // namespace outeffhop

@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "data/loader.h"
 #include "data/shards.h"
 #include "kernels/error.h"
 #include "tests/catch.h"
@@ -46,14 +45,6 @@ inline std::vector<std::uint16_t> counting_tokens(std::size_t count, std::uint16
   std::vector<std::uint16_t> tokens(count);
   for (std::size_t i = 0; i < count; ++i) tokens[i] = static_cast<std::uint16_t>(first + i);
   return tokens;
-}
-
-/// What make_batch() fills an empty batch with.
-inline Batch made(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
-                  std::uint64_t first_sample) {
-  Batch batch;
-  make_batch(sampler, objective, B, T, vocab_size, first_sample, batch);
-  return batch;
 }
 
 /// The error `action` throws; fails the test when it throws none.

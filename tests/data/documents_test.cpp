@@ -114,7 +114,7 @@ TEST_CASE("an epoch holds every token once, in pieces that lie inside one docume
     for (std::uint64_t epoch = 0; epoch < 2; ++epoch) {
       const auto rows = static_cast<std::int64_t>(sampler.sample_count());
       const auto objective = make_causal_lm();
-      const Batch batch = made(sampler, *objective, rows, kT, kVocab, epoch * sampler.sample_count());
+      const Batch batch = make_batch(sampler, *objective, rows, kT, kVocab, epoch * sampler.sample_count());
       CHECK(batch.token_count() == static_cast<std::int64_t>(sampler.token_count()));
       std::vector<int> seen(corpus.starts.back());
       for (std::int64_t b = 0; b < rows; ++b) {
@@ -155,7 +155,7 @@ TEST_CASE("packing wastes little, and is a pure function of the seed") {
   const ShardSet shards(corpus.pattern());
   const auto all = [&](const DocumentSampler& sampler) {
     const auto objective = make_causal_lm();
-    return made(sampler, *objective, static_cast<std::int64_t>(sampler.sample_count()), kT, kVocab, 0).input_ids;
+    return make_batch(sampler, *objective, static_cast<std::int64_t>(sampler.sample_count()), kT, kVocab, 0).input_ids;
   };
   const DocumentSampler packed(shards, {}, settings(true)), padded(shards, {}, settings(false));
   CHECK(static_cast<double>(packed.token_count()) > 0.97 * static_cast<double>(packed.sample_count() * kT));
@@ -165,8 +165,8 @@ TEST_CASE("packing wastes little, and is a pure function of the seed") {
 
   // One sample alone is what it is in the company of others, and without shuffling every epoch is the first.
   const auto objective = make_masked_lm(0.15, 1, {0, 1, 2}, kVocab, 4);
-  const Batch whole = made(packed, *objective, 50, kT, kVocab, 1000);
-  const Batch one = made(packed, *objective, 1, kT, kVocab, 1030);
+  const Batch whole = make_batch(packed, *objective, 50, kT, kVocab, 1000);
+  const Batch one = make_batch(packed, *objective, 1, kT, kVocab, 1030);
   CHECK(std::equal(one.input_ids.begin(), one.input_ids.end(), whole.input_ids.begin() + 30 * kT));
   CHECK(std::equal(one.labels.begin(), one.labels.end(), whole.labels.begin() + 30 * kT));
   CHECK(std::equal(one.key_ranges.begin(), one.key_ranges.end(), whole.key_ranges.begin() + 60 * kT));
@@ -174,8 +174,8 @@ TEST_CASE("packing wastes little, and is a pure function of the seed") {
   fixed.shuffle = false;
   const DocumentSampler evaluation(shards, {}, fixed);
   const auto causal = make_causal_lm();
-  CHECK(made(evaluation, *causal, 9, kT, kVocab, 0).input_ids ==
-        made(evaluation, *causal, 9, kT, kVocab, evaluation.sample_count()).input_ids);
+  CHECK(make_batch(evaluation, *causal, 9, kT, kVocab, 0).input_ids ==
+        make_batch(evaluation, *causal, 9, kT, kVocab, evaluation.sample_count()).input_ids);
 }
 
 TEST_CASE("documents that fill their rows exactly leave nothing to pack; a bad token is named") {
@@ -187,6 +187,6 @@ TEST_CASE("documents that fill their rows exactly leave nothing to pack; a bad t
   CHECK(sampler.sample_count() == 2);
   CHECK(sampler.token_count() == 32);
   const auto objective = make_causal_lm();
-  CHECK_ERROR(ErrorKind::data, made(sampler, *objective, 2, kT, 20, 0), path, "token 20", "position 20");
+  CHECK_ERROR(ErrorKind::data, make_batch(sampler, *objective, 2, kT, 20, 0), path, "token 20", "position 20");
   CHECK_ERROR(ErrorKind::usage, DocumentSampler(shards, {}, {}), "0 tokens");
 }

@@ -62,7 +62,7 @@ TEST_CASE("the loader returns what make_batch makes, over several epochs") {
     Loader loader(sampler, *objective, 5, 16, 1000, 11, depth);
     for (std::uint64_t i = 0; i < 30; ++i) {
       INFO("depth " << depth << " batch " << i);
-      REQUIRE(same(next_of(loader), made(sampler, *objective, 5, 16, 1000, 11 + 5 * i)));
+      REQUIRE(same(next_of(loader), make_batch(sampler, *objective, 5, 16, 1000, 11 + 5 * i)));
     }
   }
 }
@@ -72,7 +72,7 @@ TEST_CASE("samples do not depend on batch size or on where a run starts") {
   const ShardSet shards(corpus.directory.path().string() + "/*.bin");
   const StreamSampler sampler(shards, 16, 3, true);
   const auto objective = make_masked_lm(0.15, 1, {0, 1, 2}, 1000, 4);
-  const Batch whole = made(sampler, *objective, 120, 16, 1000, 0);
+  const Batch whole = make_batch(sampler, *objective, 120, 16, 1000, 0);
   for (const std::int64_t B : {1, 7, 8}) {
     for (const std::uint64_t start : {0u, 1u, 36u, 50u}) {
       Loader loader(sampler, *objective, B, 16, 1000, start);
@@ -96,12 +96,12 @@ TEST_CASE("no two epochs show the model the same inputs") {
   const ShardSet shards(corpus.directory.path().string() + "/*.bin");
   const StreamSampler sampler(shards, 16, 3, true);
   const auto objective = make_masked_lm(0.15, 1, {0, 1, 2}, 1000, 4);
-  const Batch first = made(sampler, *objective, 37, 16, 1000, 0);
-  const Batch second = made(sampler, *objective, 37, 16, 1000, 37);
+  const Batch first = make_batch(sampler, *objective, 37, 16, 1000, 0);
+  const Batch second = make_batch(sampler, *objective, 37, 16, 1000, 37);
   CHECK(first.input_ids != second.input_ids);
   // Evaluation reads in order with fixed sample ids, so it is the same whenever it runs.
   const StreamSampler ordered(shards, 16, 3, false);
-  CHECK(same(made(ordered, *objective, 37, 16, 1000, 0), made(ordered, *objective, 37, 16, 1000, 0)));
+  CHECK(same(make_batch(ordered, *objective, 37, 16, 1000, 0), make_batch(ordered, *objective, 37, 16, 1000, 0)));
 }
 
 TEST_CASE("an error is thrown by the next() whose batch it spoiled, and from then on") {
@@ -165,13 +165,13 @@ TEST_CASE("a batch that held something else holds nothing of it after it was fil
   };
   Batch batch = stale();
   make_batch(sampler, *objective, 5, 16, 1000, 11, batch);
-  CHECK(same(batch, made(sampler, *objective, 5, 16, 1000, 11)));
+  CHECK(same(batch, make_batch(sampler, *objective, 5, 16, 1000, 11)));
   // The loader gets its memory from whoever takes its batches.
   Loader loader(sampler, *objective, 5, 16, 1000, 0, 2);
   for (std::uint64_t i = 0; i < 20; ++i) {
     Batch taken = stale();
     loader.next(taken);
-    REQUIRE(same(taken, made(sampler, *objective, 5, 16, 1000, 5 * i)));
+    REQUIRE(same(taken, make_batch(sampler, *objective, 5, 16, 1000, 5 * i)));
   }
 }
 
@@ -180,6 +180,6 @@ TEST_CASE("a batch whose length is not the sampler's is a bug") {
   const ShardSet shards(corpus.directory.path().string() + "/*.bin");
   const StreamSampler sampler(shards, 16, 3, false);
   const auto objective = make_causal_lm();
-  CHECK_ERROR(ErrorKind::internal, made(sampler, *objective, 1, 8, 1000, 0), "(1, 8)", "16");
-  CHECK_ERROR(ErrorKind::internal, made(sampler, *objective, 0, 16, 1000, 0), "(0, 16)");
+  CHECK_ERROR(ErrorKind::internal, make_batch(sampler, *objective, 1, 8, 1000, 0), "(1, 8)", "16");
+  CHECK_ERROR(ErrorKind::internal, make_batch(sampler, *objective, 0, 16, 1000, 0), "(0, 16)");
 }
