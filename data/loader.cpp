@@ -3,31 +3,37 @@
 
 #include <algorithm>
 #include <condition_variable>
-#include <deque>
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "kernels/error.h"
 
 namespace outeffhop {
 
-Batch make_batch(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
-                 std::uint64_t first_sample) {
+void make_batch(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
+                std::uint64_t first_sample, Batch& batch) {
   require(B >= 1 && T == sampler.length(), "a batch of shape ({}, {}) from a sampler of rows of {}", B, T, sampler.length());
-  Batch batch;
   batch.B = B;
   batch.T = T;
   batch.input_ids.resize(static_cast<std::size_t>(B * T));
   batch.sample_ids.resize(static_cast<std::size_t>(B));
-  if (sampler.pads()) batch.key_lengths.resize(static_cast<std::size_t>(B));
-  if (sampler.packs()) batch.key_ranges.resize(static_cast<std::size_t>(B * T * 2));
+  batch.key_lengths.resize(static_cast<std::size_t>(sampler.pads() ? B : 0));
+  batch.key_ranges.resize(static_cast<std::size_t>(sampler.packs() ? B * T * 2 : 0));
   for (std::int64_t b = 0; b < B; ++b) {
     const std::uint64_t sample = first_sample + static_cast<std::uint64_t>(b);
     batch.sample_ids[static_cast<std::size_t>(b)] = sample;
     sampler.fill(sample, vocab_size, batch, b);
   }
   objective.apply(batch);
+}
+
+Batch make_batch(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
+                 std::uint64_t first_sample) {
+  Batch batch;
+  make_batch(sampler, objective, B, T, vocab_size, first_sample, batch);
   return batch;
 }
 
@@ -35,25 +41,25 @@ struct Loader::State {
   const Sampler& sampler;
   const Objective& objective;
   const std::int64_t B, T, vocab_size;
-  const std::size_t depth;
   std::uint64_t next_sample;  ///< the thread's own
 
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::deque<Batch> ready;
-  std::exception_ptr error;  ///< what ended the thread; thrown once `ready` is empty
+  std::mutex mutex{};
+  std::condition_variable changed{};
+  std::vector<Batch> ring;  ///< those that wait are ring[first], ring[first + 1], ... modulo its size
+  std::size_t first = 0, waiting = 0;
+  std::exception_ptr error{};  ///< what ended the thread; thrown once none waits
   bool stop = false;
-  std::thread thread;
+  std::thread thread{};
 
   void run() {
     try {
-      for (;;) {
-        Batch batch = make_batch(sampler, objective, B, T, vocab_size, next_sample);
+      for (Batch batch;;) {
+        make_batch(sampler, objective, B, T, vocab_size, next_sample, batch);
         next_sample += static_cast<std::uint64_t>(B);
         std::unique_lock lock(mutex);
-        changed.wait(lock, [&] { return stop || ready.size() < depth; });
+        changed.wait(lock, [&] { return stop || waiting < ring.size(); });
         if (stop) return;
-        ready.push_back(std::move(batch));
+        std::swap(batch, ring[(first + waiting++) % ring.size()]);
         changed.notify_all();
       }
     } catch (...) {
@@ -66,8 +72,13 @@ struct Loader::State {
 
 Loader::Loader(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
                std::uint64_t first_sample, std::size_t depth)
-    : state_(new State{
-          sampler, objective, B, T, vocab_size, std::max<std::size_t>(depth, 1), first_sample, {}, {}, {}, {}, false, {}}) {
+    : state_(new State{.sampler = sampler,
+                       .objective = objective,
+                       .B = B,
+                       .T = T,
+                       .vocab_size = vocab_size,
+                       .next_sample = first_sample,
+                       .ring = std::vector<Batch>(std::max<std::size_t>(depth, 1))}) {
   state_->thread = std::thread([state = state_.get()] { state->run(); });
 }
 
@@ -80,14 +91,14 @@ Loader::~Loader() {
   state_->thread.join();
 }
 
-Batch Loader::next() {
+void Loader::next(Batch& batch) {
   std::unique_lock lock(state_->mutex);
-  state_->changed.wait(lock, [&] { return !state_->ready.empty() || state_->error; });
-  if (state_->ready.empty()) std::rethrow_exception(state_->error);
-  Batch batch = std::move(state_->ready.front());
-  state_->ready.pop_front();
+  state_->changed.wait(lock, [&] { return state_->waiting > 0 || state_->error; });
+  if (state_->waiting == 0) std::rethrow_exception(state_->error);
+  std::swap(batch, state_->ring[state_->first]);
+  state_->first = (state_->first + 1) % state_->ring.size();
+  --state_->waiting;
   state_->changed.notify_all();
-  return batch;
 }
 
 }  // namespace outeffhop

@@ -1,4 +1,4 @@
-// Batches made ahead of time by a thread of their own.
+// Batches made ahead of time by a thread of their own, in memory that goes round between it and the training loop.
 #pragma once
 
 #include <cstdint>
@@ -19,15 +19,19 @@ class Loader {
          std::uint64_t first_sample, std::size_t depth = 4);
   ~Loader();
 
-  /// The next batch; waits for it if need be.
-  Batch next();
+  /// Exchanges `batch` for the next one; waits for it if need be. What `batch` held is overwritten with a later batch: once
+  /// every batch that goes round has been filled, neither side allocates memory.
+  void next(Batch& batch);
 
  private:
   struct State;
   std::unique_ptr<State> state_;
 };
 
-/// One batch of samples [first, first + B), made in the caller's thread. T is the sampler's length.
+/// Fills `batch` with samples [first, first + B) in the caller's thread, reusing its memory. T is the sampler's length.
+void make_batch(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
+                std::uint64_t first_sample, Batch& batch);
+/// The same in a batch of its own.
 Batch make_batch(const Sampler& sampler, const Objective& objective, std::int64_t B, std::int64_t T, std::int64_t vocab_size,
                  std::uint64_t first_sample);
 

@@ -115,7 +115,7 @@ def read(run):
     objects = [json.loads(line) for line in open(f"{run}/metrics.jsonl")]
     objects = [o for o in objects if "resumed" not in o]
     for o in objects:  # what depends on the clock
-        o.pop("seconds", 0), o.pop("tokens_per_second", 0)
+        o.pop("seconds", 0), o.pop("tokens_per_second", 0), o.pop("loading_share", 0)
     state = json.load(open(f"{run}/{sys.argv[2]}/trainer.json"))
     return objects, {k: v for k, v in state.items() if k not in ("seconds", "config")}
 (whole, whole_state), (run, run_state) = read("whole"), read("run")

@@ -30,11 +30,12 @@ std::optional<EvaluationResult> evaluate(Device& device, Model& model, DeviceBat
 
   const Buffer loss_sum(device, sizeof(double));
   EvaluationResult result;
+  Batch batch;
   for (std::int64_t first = 0; first < samples; first += settings.batch_size) {
     if (settings.stop && settings.stop()) return std::nullopt;
     const std::int64_t B = std::min(settings.batch_size, samples - first);
-    const Batch batch = make_batch(sampler, objective, B, sampler.length(), model.config().vocab_size,
-                                   static_cast<std::uint64_t>(first));
+    make_batch(sampler, objective, B, sampler.length(), model.config().vocab_size, static_cast<std::uint64_t>(first),
+               batch);
     const ModelBatch on_device = device_batch.upload(batch);
     device.zero(loss_sum.data(), sizeof(double));
     model.forward(on_device, loss_sum.as<double>(), visitor);

@@ -29,6 +29,7 @@
 #include "train/sampling.h"
 #include "train/signals.h"
 #include "train/spike_window.h"
+#include "train/training_step.h"
 
 namespace outeffhop {
 namespace {
@@ -94,7 +95,6 @@ class Trainer {
   void begin();
   bool resume();
   void start_afresh();
-  StepControl step(std::vector<Batch>& batches);
   void report(const StepControl& control, double seconds);
   bool is_due(std::int64_t interval) const;
   void evaluate_now();
@@ -130,6 +130,7 @@ class Trainer {
   std::string metrics_trouble_;         // as last said
   std::int64_t first_step_ = 0;                // of this invocation: steps that were done before
   double window_seconds_ = 0.0;                // since the last logged step
+  double window_loading_seconds_ = 0.0;        // of those, spent waiting for the loader
   std::int64_t window_steps_ = 0, window_tokens_ = 0;
 
   TrainerState& state() { return state_; }
@@ -251,18 +252,6 @@ void Trainer::begin() {
   if (resumed && state().step < config_.training.steps) metrics_->write({{"step", state().step}, {"resumed", true}});
 }
 
-StepControl Trainer::step(std::vector<Batch>& batches) {
-  std::int64_t labels = 0;
-  for (const Batch& batch : batches) labels += count_labels(batch);
-  const double rate =
-      learning_rate(config_.schedule, config_.optimizer.learning_rate, config_.training.steps, state().updates);
-  optimizer_.begin_step(rate, labels, state().updates, spike_window_.limits());
-  for (const Batch& batch : batches) {
-    model_->forward_backward(device_batch_.upload(batch), optimizer_.loss_sum(), true);
-  }
-  return optimizer_.finish_step();
-}
-
 void Trainer::report(const StepControl& control, double seconds) {
   window_seconds_ += seconds;
   ++window_steps_;
@@ -291,6 +280,7 @@ void Trainer::report(const StepControl& control, double seconds) {
                                    {"tokens", state().tokens},
                                    {"tokens_per_second", tokens_per_second},
                                    {"seconds", state().seconds},
+                                   {"loading_share", window_loading_seconds_ / window_seconds_},
                                    {"skipped", control.skip != 0}};
   if (control.skip) {
     object["skip_reason"] = control.skip == kSkipSpike ? "spike" : "not finite";
@@ -306,7 +296,7 @@ void Trainer::report(const StepControl& control, double seconds) {
     say(metrics_trouble_.empty() ? "metrics.jsonl is complete again"
                                  : metrics_trouble_ + "; training goes on, and its lines are written when that works again");
   }
-  window_seconds_ = 0.0;
+  window_seconds_ = window_loading_seconds_ = 0.0;
   window_steps_ = window_tokens_ = 0;
 }
 
@@ -432,8 +422,12 @@ int Trainer::run() {
 
   while (state().step < steps) {
     const Clock::time_point begin = Clock::now();
-    for (Batch& batch : batches) batch = loader.next();
-    const StepControl control = step(batches);
+    for (Batch& batch : batches) loader.next(batch);
+    window_loading_seconds_ += seconds_since(begin);
+    const double rate =
+        learning_rate(config_.schedule, config_.optimizer.learning_rate, config_.training.steps, state().updates);
+    const StepControl control =
+        training_step(*model_, optimizer_, device_batch_, batches, rate, state().updates, spike_window_.limits());
     const double seconds = seconds_since(begin);
 
     state().step += 1;

@@ -17,6 +17,12 @@ bool same(const Batch& a, const Batch& b) {
          a.key_ranges == b.key_ranges && a.sample_ids == b.sample_ids;
 }
 
+Batch next_of(Loader& loader) {
+  Batch batch;
+  loader.next(batch);
+  return batch;
+}
+
 struct Corpus {
   Corpus() {
     write_shard(directory.path() / "0.bin", counting_tokens(16 * 20 + 5));
@@ -56,7 +62,7 @@ TEST_CASE("the loader returns what make_batch makes, over several epochs") {
     Loader loader(sampler, *objective, 5, 16, 1000, 11, depth);
     for (std::uint64_t i = 0; i < 30; ++i) {
       INFO("depth " << depth << " batch " << i);
-      REQUIRE(same(loader.next(), make_batch(sampler, *objective, 5, 16, 1000, 11 + 5 * i)));
+      REQUIRE(same(next_of(loader), make_batch(sampler, *objective, 5, 16, 1000, 11 + 5 * i)));
     }
   }
 }
@@ -71,7 +77,7 @@ TEST_CASE("samples do not depend on batch size or on where a run starts") {
     for (const std::uint64_t start : {0u, 1u, 36u, 50u}) {
       Loader loader(sampler, *objective, B, 16, 1000, start);
       for (std::uint64_t i = 0; i < 8; ++i) {
-        const Batch batch = loader.next();
+        const Batch batch = next_of(loader);
         for (std::int64_t b = 0; b < B; ++b) {
           const auto sample = static_cast<std::ptrdiff_t>(batch.sample_ids[static_cast<std::size_t>(b)]);
           REQUIRE(sample == static_cast<std::ptrdiff_t>(start + i * static_cast<std::uint64_t>(B)) + b);
@@ -104,9 +110,9 @@ TEST_CASE("an error is thrown by the next() whose batch it spoiled, and from the
   const StreamSampler sampler(shards, 16, 3, false);
   const FailingObjective objective(14);
   Loader loader(sampler, objective, 4, 16, 1000, 0);
-  for (std::uint64_t i = 0; i < 3; ++i) CHECK(loader.next().sample_ids.front() == 4 * i);
-  CHECK_ERROR(ErrorKind::data, loader.next(), "sample 14 is bad");
-  CHECK_ERROR(ErrorKind::data, loader.next(), "sample 14 is bad");
+  for (std::uint64_t i = 0; i < 3; ++i) CHECK(next_of(loader).sample_ids.front() == 4 * i);
+  CHECK_ERROR(ErrorKind::data, next_of(loader), "sample 14 is bad");
+  CHECK_ERROR(ErrorKind::data, next_of(loader), "sample 14 is bad");
 }
 
 TEST_CASE("a damaged token stops the loader with the shard's name") {
@@ -118,8 +124,8 @@ TEST_CASE("a damaged token stops the loader with the shard's name") {
   const StreamSampler sampler(shards, 16, 3, false);
   const auto objective = make_causal_lm();
   Loader loader(sampler, *objective, 1, 16, 1000, 0);
-  for (int i = 0; i < 3; ++i) loader.next();
-  CHECK_ERROR(ErrorKind::data, loader.next(), path, "5000", "position 50");
+  for (int i = 0; i < 3; ++i) next_of(loader);
+  CHECK_ERROR(ErrorKind::data, next_of(loader), path, "5000", "position 50");
 }
 
 TEST_CASE("the loader runs ahead by its depth and no further, and stops when it goes") {
@@ -129,7 +135,7 @@ TEST_CASE("the loader runs ahead by its depth and no further, and stops when it 
   const FailingObjective objective(kNoSample);
   {
     Loader loader(sampler, objective, 4, 16, 1000, 0, 3);
-    loader.next();
+    next_of(loader);
     // One taken, three waiting, one made and waiting for room.
     for (int wait = 0; objective.applied < 5 && wait < 20000; ++wait)
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -140,7 +146,32 @@ TEST_CASE("the loader runs ahead by its depth and no further, and stops when it 
   // Destruction at any moment: before the first batch, or with a full queue.
   for (int i = 0; i < 200; ++i) {
     Loader loader(sampler, objective, 4, 16, 1000, 0, 1);
-    if (i % 2) loader.next();
+    if (i % 2) next_of(loader);
+  }
+}
+
+TEST_CASE("a batch that held something else holds nothing of it after it was filled again") {
+  const Corpus corpus;
+  const ShardSet shards(corpus.directory.path().string() + "/*.bin");
+  const StreamSampler sampler(shards, 16, 3, true);
+  const auto objective = make_masked_lm(0.15, 1, {0, 1, 2}, 1000, 4);
+  const auto stale = [] {
+    Batch batch;
+    batch.B = 9;
+    batch.T = 20;
+    for (auto* values : {&batch.input_ids, &batch.labels, &batch.key_lengths, &batch.key_ranges}) values->assign(400, 7);
+    batch.sample_ids.assign(9, 7);
+    return batch;
+  };
+  Batch batch = stale();
+  make_batch(sampler, *objective, 5, 16, 1000, 11, batch);
+  CHECK(same(batch, make_batch(sampler, *objective, 5, 16, 1000, 11)));
+  // The loader gets its memory from whoever takes its batches.
+  Loader loader(sampler, *objective, 5, 16, 1000, 0, 2);
+  for (std::uint64_t i = 0; i < 20; ++i) {
+    Batch taken = stale();
+    loader.next(taken);
+    REQUIRE(same(taken, make_batch(sampler, *objective, 5, 16, 1000, 5 * i)));
   }
 }
 
