@@ -116,6 +116,19 @@ ModelConfig read_huggingface_config(const nlohmann::json& values, const std::str
   return config;
 }
 
+ModelConfig parse_model_config(std::string_view text, const std::string& origin) {
+  try {
+    const ModelConfig config = read_huggingface_config(parse_json(text, origin, {.kind = ErrorKind::checkpoint}), origin);
+    validate(config);
+    softmax_constant(config.attn_softmax);
+    return config;
+  } catch (const Error& e) {
+    // The same mistake in a run's configuration would be the user's; here the file is at fault.
+    if (e.kind() != ErrorKind::usage) throw;
+    fail(ErrorKind::checkpoint, "{} cannot be used: {}", origin, e.what());
+  }
+}
+
 nlohmann::ordered_json write_huggingface_config(const ModelConfig& config, const TextIds& ids) {
   nlohmann::ordered_json out;
   if (config.model_type == "bert") {

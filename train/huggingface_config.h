@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 
 #include "model/config.h"
 #include "train/schema.h"
@@ -26,6 +27,10 @@ void describe_model(Schema& schema, ModelConfig& config);
 /// A "pad_token_id" of null means that there is none.
 /// A file without "attn_softmax" comes from somewhere else and means "vanilla".
 ModelConfig read_huggingface_config(const nlohmann::json& values, const std::string& origin);
+
+/// Reads the text of a model directory's config.json; `origin` begins the messages. The result has passed validate(). Throws
+/// Error(checkpoint) or, for what does not exist here, Error(unsupported).
+ModelConfig parse_model_config(std::string_view text, const std::string& origin);
 
 /// Ids that a config.json names and the model itself does not need; kNoId where nobody knows them.
 struct TextIds {

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <set>
 
-#include "data/json.h"
 #include "kernels/error.h"
 #include "model/model.h"
 #include "train/checkpoint.h"
@@ -121,19 +120,6 @@ std::vector<float> read_weights(const std::filesystem::path& path, const Paramet
     notes->push_back(fmt::format("not part of this model, passed over: {}", fmt::join(passed_over, ", ")));
   }
   return flat;
-}
-
-ModelConfig parse_model_config(std::string_view text, const std::string& origin) {
-  try {
-    const ModelConfig config = read_huggingface_config(parse_json(text, origin, {.kind = ErrorKind::checkpoint}), origin);
-    validate(config);
-    softmax_constant(config.attn_softmax);
-    return config;
-  } catch (const Error& e) {
-    // The same mistake in a run's configuration would be the user's; here the file is at fault.
-    if (e.kind() != ErrorKind::usage) throw;
-    fail(ErrorKind::checkpoint, "{} cannot be used: {}", origin, e.what());
-  }
 }
 
 ModelDirectory read_model_directory(const std::filesystem::path& path) {

@@ -4,7 +4,6 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "model/config.h"
@@ -21,10 +20,6 @@ namespace outeffhop {
 /// that is missing, has another shape, or belongs to nothing.
 std::vector<float> read_weights(const std::filesystem::path& file, const ParameterTable& table,
                                 std::vector<std::string>* notes);
-
-/// Reads the text of a model directory's config.json; `origin` begins the messages. The result has passed validate(). Throws
-/// Error(checkpoint) or, for what does not exist here, Error(unsupported).
-ModelConfig parse_model_config(std::string_view text, const std::string& origin);
 
 struct ModelDirectory {
   std::filesystem::path path;  ///< the directory that was read: a checkpoint, when a run was given
