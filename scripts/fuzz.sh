@@ -40,7 +40,7 @@ for candidate in clang++ clang++-{20..14}; do
   then compiler=$candidate; break; fi
 done
 if [[ -z "$compiler" ]]; then
-  echo "fuzz.sh: no clang with libFuzzer here (Debian 12: apt-get install clang libclang-rt-14-dev)" >&2
+  echo "fuzz.sh: no clang with libFuzzer here (scripts/setup.sh --fuzz installs it)" >&2
   exit 77
 fi
 

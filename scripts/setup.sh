@@ -4,6 +4,7 @@
 #   scripts/setup.sh             the packages of the C++ side
 #   scripts/setup.sh --python    and .venv/ with what the Python scripts need (scripts/requirements.txt)
 #   scripts/setup.sh --spectator and in .venv/ matplotlib and TensorBoard (scripts/requirements_spectator.txt)
+#   scripts/setup.sh --fuzz      and clang with libFuzzer, for scripts/fuzz.sh
 #
 # Debian 12, Ubuntu 22.04 and 24.04. It needs root or sudo, whose password is asked for at a terminal only; without them it
 # prints the command to run and exits with 1.
@@ -11,20 +12,21 @@ set -euo pipefail
 self=$(realpath "$0")
 cd "$(dirname "$0")/.."
 
-requirements=()
+requirements=() fuzz=()
 for argument in "$@"; do
   case "$argument" in
     --python | --spectator)
       list=requirements; if [[ $argument == --spectator ]]; then list=requirements_spectator; fi
       requirements+=("$list") ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$self"; exit 0 ;;
-    *) echo "setup.sh: unknown option '$argument' (known: --python, --spectator)" >&2; exit 2 ;;
+    --fuzz) fuzz=(clang libclang-rt-dev) ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$self"; exit 0 ;;
+    *) echo "setup.sh: unknown option '$argument' (known: --python, --spectator, --fuzz)" >&2; exit 2 ;;
   esac
 done
 
 packages=(g++ cmake ninja-build python3-venv catch2 libcli11-dev nlohmann-json3-dev libfmt-dev libxxhash-dev)
 # Faster when there, but the build does without: oneDNN for matrix products, ccache for the second build.
-optional=(libdnnl-dev ccache)
+optional=(libdnnl-dev ccache "${fuzz[@]}")
 
 installed() { [[ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" == installed ]]; }
 

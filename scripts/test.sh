@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds in build/, like scripts/quickstart.sh, and runs every test: the C++ ones by ctest, the Python ones, and a syntax
-# check of the scripts. Options go to ctest: scripts/test.sh -R train/
+# check of the scripts. Then the C++ tests again in build-sanitize/, with the address, leak and undefined-behaviour
+# sanitizers, and each fuzz target for three seconds where there is clang. Options go to ctest: scripts/test.sh -R train/
 #
 # In continuous integration (CI is set, as .ci/run and the usual services do) warnings are errors. Elsewhere they are not:
 # that flag is in the command line of every file, so that all that quickstart.sh has built would be compiled anew.
@@ -28,7 +29,7 @@ finish() {
   ((failed == 0))
 }
 
-scripts/setup.sh --python --spectator
+scripts/setup.sh --python --spectator --fuzz
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -37,15 +38,29 @@ if [[ -n "${CI:-}" && "$CI" != false ]]; then options+=(-DOUTEFFHOP_WERROR=ON); 
 one "build" scripts/build.sh "${options[@]}"
 if ((failed)); then finish; exit; fi
 
-# ctest's own summary is read rather than its exit status alone, so that a run without tests is not taken for a good one.
-ctest --test-dir build -j2 --output-on-failure "$@" 2>&1 | tee "$log" || true
-if [[ $(grep -E 'tests? failed out of [0-9]+' "$log" | tail -1) =~ ([0-9]+)\ tests?\ failed\ out\ of\ ([0-9]+) ]]; then
-  failed=$((failed + BASH_REMATCH[1]))
-  passed=$((passed + BASH_REMATCH[2] - BASH_REMATCH[1]))
-else
-  echo "FAILED: ctest ran no test"
-  failed=$((failed + 1))
-fi
+# c_tests FOLDER OPTIONS...: ctest's own summary is read rather than its exit status alone, so that a run without tests is
+# not taken for a good one.
+c_tests() {
+  local folder=$1
+  shift
+  ctest --test-dir "$folder" -j2 --output-on-failure "$@" 2>&1 | tee "$log" || true
+  if [[ $(grep -E 'tests? failed out of [0-9]+' "$log" | tail -1) =~ ([0-9]+)\ tests?\ failed\ out\ of\ ([0-9]+) ]]; then
+    failed=$((failed + BASH_REMATCH[1]))
+    passed=$((passed + BASH_REMATCH[2] - BASH_REMATCH[1]))
+  else
+    echo "FAILED: ctest ran no test in $folder"
+    failed=$((failed + 1))
+  fi
+}
+c_tests build "$@"
+
+built=$failed
+one "build with sanitizers" scripts/build.sh --in build-sanitize -DOUTEFFHOP_SANITIZE=address,undefined "${options[@]}"
+if ((failed == built)); then c_tests build-sanitize "$@"; fi
+
+status=0
+scripts/fuzz.sh --seconds 3 || status=$?
+if ((status == 77)); then skipped=$((skipped + 1)); else one "fuzzing" test "$status" -eq 0; fi
 
 if [[ -d tests/python ]]; then
   .venv/bin/python -m unittest discover -s tests/python 2>&1 | tee "$log" || true

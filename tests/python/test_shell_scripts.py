@@ -47,7 +47,7 @@ class ScriptTest(unittest.TestCase):
 
 class Help(ScriptTest):
     def test_from_another_directory(self):
-        for script in ("build.sh", "setup.sh", "quickstart.sh", "compare_build_flags.sh", "get_corpus.sh"):
+        for script in ("build.sh", "fuzz.sh", "setup.sh", "quickstart.sh", "compare_build_flags.sh", "get_corpus.sh"):
             with self.subTest(script):
                 text, _ = self.call(script, "--help")
                 self.assertGreater(len(text.splitlines()), 2)
