@@ -41,7 +41,7 @@ struct Run {
 
   Snapshot snapshot(std::int64_t step) const {
     Snapshot s;
-    s.state = {step, step - 1, 8 * step, 1, 0.5, {{0.1, 1e300, 1.0 / 3}, {2.5, 5e-324, 7.0}}};
+    s.state = {step, step - 1, 8 * step, 1, 0.5, {{0.1, 1e300, 1.0 / 3}, {2.5, 5e-324, 7.0}}, 1000 * step, "/runs/before"};
     const auto size = static_cast<std::size_t>(table.flat_size());
     for (auto* values : {&s.weights, &s.first_moments, &s.second_moments}) values->assign(size, 0.0f);
     for (const Parameter& p : table.all()) {
@@ -91,6 +91,8 @@ TEST_CASE("A checkpoint gives back what was written, byte for byte the same each
   CHECK(read.snapshot.state.seconds == 0.5);
   CHECK(read.snapshot.state.spikes.losses == written.state.spikes.losses);
   CHECK(read.snapshot.state.spikes.gradient_norms == written.state.spikes.gradient_norms);
+  CHECK(read.snapshot.state.tokens == written.state.tokens);
+  CHECK(read.snapshot.state.resumed_from == written.state.resumed_from);
   CHECK(read.data_fingerprint == "0123");
   CHECK(read.device == "CPU, 5 threads");
   CHECK(read.config["training"]["steps"] == 100);
