@@ -36,6 +36,7 @@ std::optional<std::filesystem::path> checkpoint_to_resume(const CheckpointContex
   if (!std::filesystem::is_directory(status_of(resume))) {
     fail(ErrorKind::usage, "--resume {}: expected \"auto\", \"never\" or the directory of a checkpoint", resume);
   }
+  verify_checkpoint(resume);
   std::error_code error;
   const bool inside = std::filesystem::equivalent(std::filesystem::path(resume) / "..", context.run / "checkpoints", error);
   if (has_checkpoints && !inside) {
@@ -44,7 +45,6 @@ std::optional<std::filesystem::path> checkpoint_to_resume(const CheckpointContex
          "start another run with --out",
          resume, run);
   }
-  verify_checkpoint(resume);
   return resume;
 }
 

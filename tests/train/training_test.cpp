@@ -100,7 +100,7 @@ TEST_CASE("The same command with --resume DIR begins there once, and then goes o
   }
 
   // Another beginning, from outside: refused, with everything as it was.
-  options.resume = corpus.path("first/checkpoints/step_00000008").string();
+  options.resume = corpus.path("first/checkpoints/step_00000008");
   const Error e = caught_error([&] { train(options); });
   CHECK(e.kind() == ErrorKind::usage);
   CHECK_THAT(e.what(), Contains("already holds checkpoints") && Contains("--resume auto"));
