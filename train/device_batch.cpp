@@ -65,6 +65,16 @@ DeviceBatch::DeviceBatch(Device& device, const ModelConfig& config, std::int64_t
   for (auto* values : {&positions_, &rows_, &ids_}) values->reserve(tokens);
 }
 
+std::size_t DeviceBatch::bytes() const {
+  std::size_t total = 0;
+  for (const Buffer* buffer : {&input_ids_, &position_ids_, &type_ids_, &label_rows_, &label_ids_, &key_ranges_,
+                               &key_lengths_, &sample_ids_}) {
+    total += buffer->bytes();
+  }
+  for (const auto* values : {&positions_, &rows_, &ids_}) total += values->capacity() * sizeof(std::int32_t);
+  return total;
+}
+
 ModelBatch DeviceBatch::upload(const Batch& batch, const std::vector<std::int32_t>& type_ids) {
   require(batch.B >= 1 && batch.B <= max_batch_ && batch.T >= 1 && batch.T <= max_sequence_,
           "a batch of {} x {} does not fit the {} x {} planned for", batch.B, batch.T, max_batch_, max_sequence_);

@@ -22,6 +22,9 @@ class DeviceBatch {
   /// the model's tables and for key ranges that leave their row or fall.
   ModelBatch upload(const Batch& batch, const std::vector<std::int32_t>& type_ids = {});
 
+  /// Of device memory and of the host memory that uploads go through.
+  std::size_t bytes() const;
+
  private:
   Device& device_;
   std::int64_t max_batch_, max_sequence_, vocab_size_, type_vocab_size_, position_offset_, padding_position_, position_rows_;

@@ -47,6 +47,13 @@ double available_memory() {
   return bytes;
 }
 
+std::size_t resident_memory() {
+  std::ifstream in("/proc/self/statm");
+  std::size_t virtual_pages = 0, resident_pages = 0;
+  in >> virtual_pages >> resident_pages;
+  return resident_pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+}
+
 void require_memory(const ModelConfig& config, const ModelOptions& options, std::int64_t state_values) {
   // A lower bound in floating point first: the plan counts in integers, which larger sizes would overflow.
   const double tokens = static_cast<double>(options.max_batch) * static_cast<double>(options.max_sequence);

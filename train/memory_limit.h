@@ -13,6 +13,9 @@ double memory_of_machine();
 /// Of these, the bytes that nobody uses at present, as far as the machine tells.
 double available_memory();
 
+/// Bytes of memory that this process holds at present: 0 where the system does not tell.
+std::size_t resident_memory();
+
 /// Throws Error(unsupported), naming the bytes needed and the bytes there are, when a model of these options cannot fit the
 /// memory of the machine. `state_values` float arrays as large as the weights are needed beside the model itself: moments
 /// and checkpoint copies, or the weights as they were read.

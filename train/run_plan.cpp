@@ -5,7 +5,6 @@
 #include <memory>
 
 #include "data/loader.h"
-#include "train/device_batch.h"
 #include "train/optimizer.h"
 #include "train/progress.h"
 
@@ -36,13 +35,30 @@ std::size_t total_bytes(const std::vector<MemoryPart>& parts) {
   return total;
 }
 
-std::vector<MemoryPart> plan_memory(const Model& model) {
+std::size_t loader_depth(const Config& config) {
+  return static_cast<std::size_t>(std::max<std::int64_t>(4, 2 * config.accumulation()));
+}
+
+std::vector<MemoryPart> plan_memory(const RunInputs& inputs, const Model& model, const DeviceBatch& device_batch,
+                                    std::size_t program) {
+  const Config& config = inputs.config;
   const MemoryPlan plan = model.memory();
   const std::size_t state = sizeof(float) * static_cast<std::size_t>(model.parameters().flat_size());
-  return {{"master weights", plan.master_weights}, {"weights in storage", plan.storage_weights},
-          {"gradients", plan.gradients},           {"moments", 2 * state},
-          {"activations", plan.activations},       {"workspace", plan.workspace},
-          {"checkpoint snapshot", 3 * state}};
+  const auto micro = static_cast<std::size_t>(config.training.micro_batch_size);
+  const std::size_t token = (2 + (inputs.sampler.packs() ? 2 : 0)) * sizeof(std::int32_t);  // id, label, key range
+  const std::size_t batch =
+      micro * (static_cast<std::size_t>(inputs.sampler.length()) * token + sizeof(std::uint64_t) + sizeof(std::int32_t));
+  // Those that wait, the one that is being made, those of the step.
+  const std::size_t batches = loader_depth(config) + 1 + static_cast<std::size_t>(config.accumulation());
+  return {{"master weights", plan.master_weights},
+          {"weights in storage", plan.storage_weights},
+          {"gradients", plan.gradients},
+          {"moments", 2 * state},
+          {"activations", plan.activations},
+          {"workspace", plan.workspace},
+          {"checkpoint snapshot", 3 * state},
+          {"batches", device_batch.bytes() + batches * batch},
+          {"program", program}};
 }
 
 std::string memory_text(const std::vector<MemoryPart>& parts) {
@@ -96,7 +112,6 @@ std::vector<std::string> plan_lines(const RunInputs& inputs, const Model& model,
                       ? ""
                       : fmt::format(" (attention and labels as in {} rows)",
                                     std::min<std::uint64_t>(kCountedRows, inputs.sampler.sample_count()))),
-      "memory      " + memory_text(plan_memory(model)),
       fmt::format("data        {} tokens in {} shards, {}", count_text(static_cast<double>(inputs.shards.token_count())),
                   inputs.shards.shards().size(), inputs.sampler.description()),
       fmt::format("training    {} steps of {} sequences ({} x {} at a time): {} tokens, {:.3g} epochs",

@@ -12,6 +12,7 @@
 #include "kernels/device.h"
 #include "model/model.h"
 #include "train/config.h"
+#include "train/device_batch.h"
 #include "train/flops.h"
 
 namespace outeffhop {
@@ -32,8 +33,15 @@ struct MemoryPart {
 
 std::size_t total_bytes(const std::vector<MemoryPart>& parts);
 
-/// Every arena of a training run of `model`: what it planned itself, moments and the snapshot of checkpoints.
-std::vector<MemoryPart> plan_memory(const Model& model);
+/// The memory of a training run of `model`: what it planned itself, moments, the snapshot of checkpoints, batches on the
+/// device and ahead of it, and `program`, which was measured: code and libraries, what they keep, and what ops work in, if a
+/// step was done before. All of it is taken before the first step ends. Not among it are the shards, which are mapped: the
+/// system may drop their pages at any time.
+std::vector<MemoryPart> plan_memory(const RunInputs& inputs, const Model& model, const DeviceBatch& device_batch,
+                                    std::size_t program);
+
+/// Batches that the loader of a run prepares ahead.
+std::size_t loader_depth(const Config& config);
 
 /// "1.2 GB: master weights 438 MB, ...".
 std::string memory_text(const std::vector<MemoryPart>& parts);

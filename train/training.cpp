@@ -112,6 +112,7 @@ class Trainer {
   const std::unique_ptr<Sampler> sampler_, validation_sampler_;
   const std::unique_ptr<Objective> objective_, evaluation_objective_;
   const std::unique_ptr<Device> device_;
+  const std::size_t program_memory_ = resident_memory();  // before there is a model
   const std::unique_ptr<Model> model_;
   Optimizer optimizer_;
   DeviceBatch device_batch_;
@@ -173,6 +174,7 @@ void Trainer::describe() {
   if (!options_.dry_run) {
     say(device_->description());
     for (const std::string& line : plan_lines(inputs, *model_, 0)) say(line);
+    say("memory      " + memory_text(plan_memory(inputs, *model_, device_batch_, program_memory_)));
     return;
   }
   const std::unique_ptr<Device> device = make_device(device_options(options_, config_));
@@ -185,13 +187,14 @@ void Trainer::describe() {
     if (checkpoint) done = check_resumable(*checkpoint, context_, config_, say_line).snapshot.state.step;
   }
   for (const std::string& line : plan_lines(inputs, *model_, done)) say(line);
-  const auto needed = static_cast<double>(total_bytes(plan_memory(*model_)));
+  const auto memory = [&] { return plan_memory(inputs, *model_, device_batch_, resident_memory()); };
   const std::int64_t left = std::max<std::int64_t>(0, config_.training.steps - done);
-  if (const double available = available_memory(); needed > available) {
+  if (const double available = available_memory(); static_cast<double>(total_bytes(memory())) > available) {
     say(fmt::format("time        no step was timed: {} of memory are available here", bytes_text(available)));
   } else if (left > 0) {
     say("time        " + time_text(time_step(inputs, model_options(config_), *device), left));
   }
+  say("memory      " + memory_text(memory()));
 }
 
 bool Trainer::resume() {
@@ -413,7 +416,7 @@ int Trainer::run() {
   const std::int64_t steps = config_.training.steps;
   Loader loader(*sampler_, *objective_, config_.training.micro_batch_size, T_, config_.model.vocab_size,
                 static_cast<std::uint64_t>(state().samples),
-                static_cast<std::size_t>(std::max<std::int64_t>(4, 2 * config_.accumulation())));
+                loader_depth(config_));
   std::vector<Batch> batches(static_cast<std::size_t>(config_.accumulation()));
 
   // The evaluation that a signal cut short.

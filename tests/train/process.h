@@ -64,11 +64,13 @@ class Process {
 
   int wait() {
     int status = 0;
-    waitpid(pid_, &status, 0);
+    wait4(pid_, &status, 0, &usage_);
     waited_ = true;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
   }
   pid_t pid() const { return pid_; }
+  /// After wait(): the most bytes that were resident at a time.
+  double peak_memory() const { return 1024.0 * static_cast<double>(usage_.ru_maxrss); }
   void signal(int number) const { kill(pid_, number); }
   std::string output() const { return read_file(directory_.path() / "out"); }
   std::string error() const { return read_file(directory_.path() / "err"); }
@@ -77,6 +79,7 @@ class Process {
   TemporaryDirectory directory_;
   pid_t pid_ = -1;
   bool waited_ = false;
+  rusage usage_{};
 };
 
 struct Result {
