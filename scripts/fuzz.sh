@@ -63,16 +63,12 @@ fuzz() {
   build-fuzz/fuzz_"$1" "${arguments[@]}" >"$cache/logs/$1.log" 2>&1
 }
 jobs=$(($(nproc) > 1 ? 2 : 1))
-declare -A process status
 for target in "${targets[@]}"; do
   while (($(jobs -rp | wc -l) >= jobs)); do sleep 0.2; done
-  fuzz "$target" &
-  process[$target]=$!
+  # The status goes through a file: bash forgets that of a job that ended long before it is waited for.
+  { code=0; fuzz "$target" || code=$?; echo "$code" >"$cache/logs/$target.status"; } &
 done
-for target in "${targets[@]}"; do
-  status[$target]=0
-  wait "${process[$target]}" || status[$target]=$?
-done
+wait
 
 found=0
 row='%-20s %12s %10s %8s %s\n'
@@ -83,7 +79,7 @@ for target in "${targets[@]}"; do
   rate=$(sed -nE 's/^stat::average_exec_per_sec: *//p' "$log" | tail -1)
   edges=$(sed -nE 's/.* cov: ([0-9]+) .*/\1/p' "$log" | tail -1)
   result="nothing found"
-  if ((status[$target])); then
+  if (($(<"$cache/logs/$target.status"))); then
     found=1
     result="FOUND $(grep -m1 -E '^SUMMARY|^finding' "$log" || tail -1 "$log")"
     input=$(sed -nE 's/.*Test unit written to ([^ ]+).*/\1/p' "$log" | tail -1)
