@@ -57,7 +57,8 @@ DocumentRule with_delimiter(DocumentRule rule, const ShardSet& shards) {
   if (rule.delimiter < 0) {
     fail(ErrorKind::usage,
          "nothing tells where documents begin in shard {}: it has no index ({}) and no metadata.json that names a cls_id, "
-         "eos_id or bos_id; set data.document_delimiter (50256 in llm.c's GPT-2 shards), or data.sampling to \"stream\"",
+         "eos_id or bos_id; set data.document_delimiter (50256 in llm.c's GPT-2 shards), or data.sampling to \"stream\" "
+         "(eval: --sampling stream)",
          shards.shards().front().path(), document_index_path(shards.shards().front().path()));
   }
   return rule;
@@ -140,8 +141,7 @@ std::vector<std::uint64_t> find_documents(const ShardSet& shards, const Document
   if (!by_index && !found) {
     fail(ErrorKind::data,
          "the token {} that parts documents occurs nowhere in the {} shards, starting with {}: set data.document_delimiter "
-         "to "
-         "the id that does, or data.sampling to \"stream\"",
+         "to the id that does, or data.sampling to \"stream\" (eval: --sampling stream)",
          known.delimiter, shards.shards().size(), shards.shards().front().path());
   }
   all.push_back(tokens_before);

@@ -13,6 +13,7 @@ namespace outeffhop {
 /// Why a step is not taken: StepControl::skip.
 constexpr std::int32_t kSkipNotFinite = 1;  ///< its loss or gradient norm is infinite or no number
 constexpr std::int32_t kSkipSpike = 2;      ///< its loss or gradient norm is above the host's limit
+constexpr std::int32_t kSkipNoLabels = 3;   ///< there was nothing to predict: said by the host, which runs no op then
 
 struct StepControl {
   // Written by the host before the step.

@@ -55,7 +55,10 @@ void publish(const fs::path& unfinished, const fs::path& checkpoint) {
     if (::renameat2(AT_FDCWD, unfinished.c_str(), AT_FDCWD, checkpoint.c_str(), RENAME_EXCHANGE) == 0) {
       return remove_directory(unfinished);
     }
-    remove_checkpoint(checkpoint);
+    const fs::path deleted = checkpoint.string() + kDeleted;
+    rename_directory(checkpoint, deleted);
+    rename_directory(unfinished, checkpoint);
+    return remove_directory(deleted);
   }
   rename_directory(unfinished, checkpoint);
 }
@@ -217,8 +220,23 @@ std::size_t set_aside_later_checkpoints(const fs::path& run, std::int64_t step) 
   return count;
 }
 
+/// Gives a checkpoint its name back that was moved out of the way of its successor, if the crash came before that one had it
+/// and nothing was deleted yet (see publish()).
+static bool put_back(const fs::path& deleted) {
+  const fs::path checkpoint = fs::path(deleted).replace_extension();
+  if (fs::exists(status_of(checkpoint))) return false;
+  try {
+    verify_checkpoint(deleted);
+  } catch (const Error&) {
+    return false;
+  }
+  rename_directory(deleted, checkpoint);
+  return true;
+}
+
 void remove_leftovers(const fs::path& run) {
   for (const fs::path& path : entries_of(run / "checkpoints")) {
+    if (path.extension() == kDeleted && put_back(path)) continue;
     if (path.extension() == kUnfinished || path.extension() == kDeleted) remove_directory(path);
   }
 }

@@ -251,6 +251,10 @@ void resolve(Config& config, const ShardMetadata& metadata) {
   }
 
   TrainingConfig& training = config.training;
+  constexpr std::int64_t kLongestWindow = 100'000;  // each checkpoint holds it, each step reads it
+  if (training.spike_window > kLongestWindow) {
+    fail(ErrorKind::usage, "training.spike_window is {}, expected at most {} steps", training.spike_window, kLongestWindow);
+  }
   if (training.micro_batch_size == kAuto) training.micro_batch_size = training.global_batch_size;
   if (training.global_batch_size % training.micro_batch_size != 0) {
     fail(ErrorKind::usage, "training.micro_batch_size is {}, which does not divide training.global_batch_size {}",

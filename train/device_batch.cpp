@@ -27,8 +27,7 @@ void check_key_ranges(const Batch& batch) {
       if (begin < least_begin || end < least_end || end > batch.T || !holds_token)
         fail(ErrorKind::data,
              "token {} of row {} of a packed batch has the key range [{}, {}); a range lies in its row of {} tokens, holds "
-             "its "
-             "token or nothing, and starts and ends no earlier than those before it",
+             "its token or nothing, and starts and ends no earlier than those before it",
              t, b, begin, end, batch.T);
       least_begin = begin;
       least_end = end;
@@ -67,8 +66,8 @@ DeviceBatch::DeviceBatch(Device& device, const ModelConfig& config, std::int64_t
 
 std::size_t DeviceBatch::bytes() const {
   std::size_t total = 0;
-  for (const Buffer* buffer : {&input_ids_, &position_ids_, &type_ids_, &label_rows_, &label_ids_, &key_ranges_,
-                               &key_lengths_, &sample_ids_}) {
+  for (const Buffer* buffer :
+       {&input_ids_, &position_ids_, &type_ids_, &label_rows_, &label_ids_, &key_ranges_, &key_lengths_, &sample_ids_}) {
     total += buffer->bytes();
   }
   for (const auto* values : {&positions_, &rows_, &ids_}) total += values->capacity() * sizeof(std::int32_t);

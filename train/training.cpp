@@ -125,18 +125,26 @@ class Trainer {
   std::optional<MetricsFile> metrics_;
   std::optional<EvaluationResult> evaluated_;  // at the present step
   std::optional<CheckpointWriter> writer_;
-  std::int64_t saved_step_ = -1;        // the last one that was saved, or is being saved
-  std::filesystem::path last_good_;     // the last checkpoint known to be sound; empty: none
-  bool said_waiting_ = false;           // that saving takes longer than the interval
-  std::string metrics_trouble_;         // as last said
-  std::int64_t first_step_ = 0;                // of this invocation: steps that were done before
-  double window_seconds_ = 0.0;                // since the last logged step
-  double window_loading_seconds_ = 0.0;        // of those, spent waiting for the loader
+  std::int64_t saved_step_ = -1;         // the last one that was saved, or is being saved
+  std::filesystem::path last_good_;      // the last checkpoint known to be sound; empty: none
+  bool said_waiting_ = false;            // that saving takes longer than the interval
+  std::string metrics_trouble_;          // as last said
+  std::int64_t first_step_ = 0;          // of this invocation: steps that were done before
+  double window_seconds_ = 0.0;          // since the last logged step
+  double window_loading_seconds_ = 0.0;  // of those, spent waiting for the loader
   std::int64_t window_steps_ = 0, window_tokens_ = 0;
 
   TrainerState& state() { return state_; }
   void say(const std::string& text) {
     if (!options_.quiet) progress_.line(text);
+  }
+  /// Says what went wrong although training goes on: with --quiet, too.
+  void complain(const std::string& text) {
+    if (options_.quiet) {
+      fmt::print(stderr, "outeffhop: {}\n", text);
+    } else {
+      progress_.line(text);
+    }
   }
 };
 
@@ -264,12 +272,15 @@ void Trainer::report(const StepControl& control, double seconds) {
   const std::int64_t first_sample = state().samples - config_.training.global_batch_size;
   const StepZscores zscores = spike_window_.zscores(control.loss, control.gradient_norm);
   if (control.skip == kSkipSpike) {
-    say(fmt::format("step {} skipped as a spike: loss {} (z {:.1f}), gradient norm {} (z {:.1f}); samples {} to {}",
-                    state().step, control.loss, zscores.loss, control.gradient_norm, zscores.gradient_norm, first_sample,
-                    state().samples - 1));
+    complain(fmt::format("step {} skipped as a spike: loss {} (z {:.1f}), gradient norm {} (z {:.1f}); samples {} to {}",
+                         state().step, control.loss, zscores.loss, control.gradient_norm, zscores.gradient_norm,
+                         first_sample, state().samples - 1));
+  } else if (control.skip == kSkipNoLabels) {
+    complain(fmt::format("step {} skipped: samples {} to {} have no token to predict", state().step, first_sample,
+                         state().samples - 1));
   } else if (control.skip) {
-    say(fmt::format("step {} skipped: loss {}, gradient norm {}; samples {} to {}", state().step, control.loss,
-                    control.gradient_norm, first_sample, state().samples - 1));
+    complain(fmt::format("step {} skipped: loss {}, gradient norm {}; samples {} to {}", state().step, control.loss,
+                         control.gradient_norm, first_sample, state().samples - 1));
   } else if (!options_.quiet) {
     progress_.step({state().step, config_.training.steps, control.loss, control.learning_rate, control.gradient_norm,
                     tokens_per_second, step_seconds * static_cast<double>(config_.training.steps - state().step)},
@@ -286,7 +297,9 @@ void Trainer::report(const StepControl& control, double seconds) {
                                    {"loading_share", window_loading_seconds_ / window_seconds_},
                                    {"skipped", control.skip != 0}};
   if (control.skip) {
-    object["skip_reason"] = control.skip == kSkipSpike ? "spike" : "not finite";
+    object["skip_reason"] = control.skip == kSkipSpike      ? "spike"
+                            : control.skip == kSkipNoLabels ? "no labels"
+                                                            : "not finite";
     object["samples"] = {first_sample, state().samples - 1};
   }
   if (control.skip == kSkipSpike) {
@@ -355,10 +368,10 @@ void Trainer::report_save() {
   }
   const std::int64_t interval = config_.checkpoint.interval;
   const std::int64_t next = interval > 0 ? (result->step / interval + 1) * interval : config_.training.steps;
-  say(fmt::format("step {} could not be saved: {}; {}, and training goes on to the next try at step {}", result->step,
-                  result->error,
-                  last_good_.empty() ? "there is no checkpoint yet" : "the last good checkpoint is " + last_good_.string(),
-                  std::min(next, config_.training.steps)));
+  complain(fmt::format(
+      "step {} could not be saved: {}; {}, and training goes on to the next try at step {}", result->step, result->error,
+      last_good_.empty() ? "there is no checkpoint yet" : "the last good checkpoint is " + last_good_.string(),
+      std::min(next, config_.training.steps)));
   metrics_->write({{"step", state().step}, {"checkpoint_step", result->step}, {"checkpoint_error", result->error}});
 }
 
@@ -389,8 +402,8 @@ int Trainer::finish() {
   evaluate_now();
   if (validation_ && !evaluated_) return stop();
   finish_saving();
-  say(fmt::format("\ntrained     {} steps, {} tokens in {}", state().step,
-                  count_text(static_cast<double>(state().tokens)), duration_text(state().seconds)));
+  say(fmt::format("\ntrained     {} steps, {} tokens in {}", state().step, count_text(static_cast<double>(state().tokens)),
+                  duration_text(state().seconds)));
   if (evaluated_) {
     say(fmt::format("validation  loss {:.4f}, perplexity {:.3f}", evaluated_->loss(), evaluated_->perplexity()));
     const double unigram = unigram_perplexity(shards_.metadata(), config_.data.objective);
@@ -415,8 +428,7 @@ int Trainer::run() {
   signals_.emplace();
   const std::int64_t steps = config_.training.steps;
   Loader loader(*sampler_, *objective_, config_.training.micro_batch_size, T_, config_.model.vocab_size,
-                static_cast<std::uint64_t>(state().samples),
-                loader_depth(config_));
+                static_cast<std::uint64_t>(state().samples), loader_depth(config_));
   std::vector<Batch> batches(static_cast<std::size_t>(config_.accumulation()));
 
   // The evaluation that a signal cut short.
@@ -441,7 +453,7 @@ int Trainer::run() {
     }
     state().updates = control.updates;
     state().seconds += seconds;
-    state().bad_steps_in_a_row = control.skip ? state().bad_steps_in_a_row + 1 : 0;
+    if (control.skip != kSkipNoLabels) state().bad_steps_in_a_row = control.skip ? state().bad_steps_in_a_row + 1 : 0;
     evaluated_.reset();
     report(control, seconds);
     if (!control.skip) spike_window_.add(control.loss, control.gradient_norm);
@@ -451,8 +463,8 @@ int Trainer::run() {
       report_save();
       fail(ErrorKind::diverged,
            "the loss or gradient was not finite, or a spike, in {} steps in a row, up to step {}; the last checkpoint is as "
-           "it was: lower optimizer.learning_rate, raise training.spike_zscore (0: off) if they were spikes, or look at the samples "
-           "named above",
+           "it was: lower optimizer.learning_rate, raise training.spike_zscore (0: off) if they were spikes, or look at the "
+           "samples named above",
            state().bad_steps_in_a_row, state().step);
     }
 

@@ -64,6 +64,8 @@ TEST_CASE("A wrong type names key, value and expectation") {
 }
 
 TEST_CASE("Values that make no sense together are refused by name") {
+  CHECK_THAT(refusal(tiny(), {{"training.spike_window", "1000000000000"}}),
+             Contains("training.spike_window is 1000000000000") && Contains("at most 100000"));
   CHECK_THAT(refusal(tiny(), {{"training.global_batch_size", "10"}, {"training.micro_batch_size", "4"}}),
              Contains("training.micro_batch_size is 4, which does not divide training.global_batch_size 10"));
   CHECK_THAT(refusal(tiny(), {{"data.sequence_length", "1024"}}),

@@ -77,6 +77,24 @@ TEST_CASE("A resume redoes what came after its checkpoint, and cuts the metrics 
   CHECK_THAT(e.what(), Contains("no checkpoint") && Contains("is sound"));
 }
 
+TEST_CASE("A step without a token to predict is skipped and said to be one, and is no bad step") {
+  const TinyCorpus corpus;
+  // One window of two tokens a step, of which 15 % are masked: most steps have no label.
+  const auto config = corpus.config("bert", "run");
+  REQUIRE(train(quiet_options(config, {"data.sequence_length=2", "training.global_batch_size=1",
+                                       "training.micro_batch_size=1", "training.max_bad_steps=1"})) == 0);
+  std::int64_t without = 0;
+  for (const nlohmann::json& object : test::read_metrics(corpus.path("run"))) {
+    if (!object.contains("skipped")) continue;
+    CHECK(object["skipped"] == object["loss"].is_null());
+    if (object["skipped"] == false) continue;
+    CHECK(object["skip_reason"] == "no labels");
+    ++without;
+  }
+  CHECK(without > 10);
+  CHECK(without < 40);
+}
+
 TEST_CASE("The same command with --resume DIR begins there once, and then goes on") {
   const TinyCorpus corpus;
   const std::vector<std::string> changes = {"training.steps=12", "checkpoint.interval=4", "checkpoint.keep_last=1",
