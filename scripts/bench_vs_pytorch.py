@@ -39,7 +39,7 @@ class Plan:
     def __init__(self, quick):
         self.trial_steps, self.trial_seconds = 1, 0.0 if quick else 1.0
         self.rounds, self.block_seconds, self.our_steps = (1, 0.0, 1) if quick else (4, 2.5, 2)
-        self.softmax_rounds, self.softmax_seconds = (2, 0.0) if quick else (8, 1.2)
+        self.softmax_rounds, self.softmax_seconds = (2, 0.0) if quick else (32, 1.2)
         self.product_passes = 1 if quick else 5
 
 
