@@ -24,7 +24,7 @@ for argument in "$@"; do
   esac
 done
 
-packages=(g++ cmake ninja-build python3-venv catch2 libcli11-dev nlohmann-json3-dev libfmt-dev libxxhash-dev)
+packages=(g++ cmake ninja-build python3-venv catch2 libboost-context-dev libcli11-dev nlohmann-json3-dev libfmt-dev libxxhash-dev)
 # Faster when there, but the build does without: oneDNN for matrix products, ccache for the second build.
 optional=(libdnnl-dev ccache "${fuzz[@]}")
 

@@ -1,7 +1,5 @@
 #include "tests/ops/op_harness.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -407,26 +405,6 @@ void OpCase::samples(const std::string& array, std::vector<std::uint64_t> values
   sample_arrays.emplace_back(array, std::move(values));
 }
 
-std::vector<DeviceUnderTest>& devices_under_test() {
-  static std::vector<DeviceUnderTest> devices = [] {
-    std::vector<DeviceUnderTest> made;
-    const char* chosen = std::getenv("OUTEFFHOP_TEST_DEVICE");
-    if (chosen && std::string(chosen) == "reference") {
-      made.push_back({"fp32 reference", make_reference_device(DType::f32)});
-      return made;
-    }
-    require(!chosen || std::string(chosen) == "cpu", "OUTEFFHOP_TEST_DEVICE is \"{}\"; it may be \"cpu\" or \"reference\"",
-            chosen);
-    cpu_set_t cores;
-    CPU_ZERO(&cores);
-    sched_getaffinity(0, sizeof cores, &cores);
-    for (int threads = 1; threads <= std::min(2, CPU_COUNT(&cores)); ++threads)
-      made.push_back({fmt::format("cpu, threads {}", threads), make_device({"cpu", threads})});
-    return made;
-  }();
-  return devices;
-}
-
 Results execute(const OpCase& op_case, Device& device, DType storage, DType rounding) {
   return execute(op_case, device, storage, rounding, Perturbation{}, Placement::aligned);
 }
@@ -450,6 +428,7 @@ std::vector<std::string> broken_rules(const OpCase& op_case, std::vector<DeviceU
     std::unique_ptr<Results> first;
     for (DeviceUnderTest& under_test : devices) {
       const std::string where = fmt::format("{}, {}:", dtype, under_test.name);
+      if (under_test.choose) under_test.choose();
       const Results result = execute(op_case, *under_test.device, storage, storage);
       append(broken, where, result.violations);
       judge(op_case, yardstick, result, where, broken);
@@ -461,7 +440,7 @@ std::vector<std::string> broken_rules(const OpCase& op_case, std::vector<DeviceU
           execute(op_case, *under_test.device, storage, storage, Perturbation{}, Placement::one_element_on);
       append(broken, shifted, unaligned.violations);
       judge(op_case, yardstick, unaligned, shifted, broken);
-      if (!op_case.thread_invariant) continue;
+      if (!op_case.thread_invariant && !devices.front().always_as_first) continue;
       if (!first) {
         first = std::make_unique<Results>(result);
       } else if (const std::string other = difference(*first, result); !other.empty()) {

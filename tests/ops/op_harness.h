@@ -138,10 +138,12 @@ struct OpCase {
 struct DeviceUnderTest {
   std::string name;
   std::unique_ptr<Device> device;
+  std::function<void()> choose = nullptr;  ///< called before the device is used, where several share what is global
+  bool always_as_first = false;            ///< has to give the bits that the first device gives, in every case
 };
 
-/// The CPU on one thread and, where the process may use two cores, on two. OUTEFFHOP_TEST_DEVICE=reference in the
-/// environment puts the fp32 reference in their place, so that the harness and the cases can be tried without a backend.
+/// Each test program has its own: the CPU on one and two threads (tests/ops/cpu_devices.cpp), or the CUDA backend on the
+/// executor in three orders (tests/simt/simt_devices.cpp).
 std::vector<DeviceUnderTest>& devices_under_test();
 
 /// Makes the call on one device. `storage` is fp64 for the truth; inputs are rounded to `rounding` (fp32 for statistics)

@@ -1,0 +1,37 @@
+# The CUDA backend, where there is nvcc: outeffhop_kernels gets it, and make_device.cpp learns of it.
+if(OUTEFFHOP_CUDA STREQUAL "OFF")
+  return()
+endif()
+include(CheckLanguage)
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  if(OUTEFFHOP_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "OUTEFFHOP_CUDA=ON, but there is no nvcc (the CUDA Toolkit, version 12.4 or newer)")
+  endif()
+  message(STATUS "CUDA: no nvcc was found; the program will train on CPUs only")
+  return()
+endif()
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 80 90a)
+endif()
+set(CMAKE_CUDA_ARCHITECTURES ${CMAKE_CUDA_ARCHITECTURES} CACHE STRING "GPU architectures to compile for" FORCE)
+enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)
+
+file(GLOB cuda_kernels CONFIGURE_DEPENDS cuda/*.cu)
+file(GLOB cuda_sources CONFIGURE_DEPENDS cuda/*.cpp)
+add_library(outeffhop_cuda OBJECT ${cuda_kernels} ${cuda_sources})
+target_include_directories(outeffhop_cuda PRIVATE ${CMAKE_SOURCE_DIR})
+target_link_libraries(outeffhop_cuda PRIVATE fmt::fmt CUDA::toolkit)
+# CMake 3.25 does not know that nvcc compiles C++20.
+set_target_properties(outeffhop_cuda PROPERTIES CUDA_STANDARD_REQUIRED OFF CUDA_EXTENSIONS ON)
+target_compile_options(outeffhop_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;-Xcompiler=-Wall,-Wextra>"
+                                              "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra>")
+if(OUTEFFHOP_WERROR)
+  target_compile_options(outeffhop_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror all-warnings -Xcompiler=-Werror>"
+                                                "$<$<COMPILE_LANGUAGE:CXX>:-Werror>")
+endif()
+
+target_compile_definitions(outeffhop_make_device PRIVATE OUTEFFHOP_HAS_CUDA=1)
+target_sources(outeffhop_kernels INTERFACE $<TARGET_OBJECTS:outeffhop_cuda>)
+target_link_libraries(outeffhop_kernels INTERFACE CUDA::cudart_static CUDA::cublasLt)

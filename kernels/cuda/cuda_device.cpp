@@ -1,0 +1,104 @@
+#include "kernels/cuda/cuda_device.h"
+
+#include "kernels/cuda/check.h"
+
+namespace outeffhop::cuda {
+namespace {
+
+class CudaDevice final : public Device {
+ public:
+  CudaDevice() {
+    int devices = 0;  // stays as it is where there is no driver
+    OUTEFFHOP_CUDA(cudaGetDeviceCount(&devices));
+    if (devices == 0) fail(ErrorKind::unsupported, "device \"cuda\" is not on this machine: CUDA lists no GPU");
+    OUTEFFHOP_CUDA(cudaSetDevice(0));
+    OUTEFFHOP_CUDA(cudaGetDeviceProperties(&properties_, 0));
+    OUTEFFHOP_CUDA(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking));
+  }
+  ~CudaDevice() override {
+    cudaStreamSynchronize(context_.stream);
+    cudaStreamDestroy(context_.stream);
+  }
+
+  std::string description() const override {
+    return fmt::format("CUDA, {}, compute capability {}.{}, {} multiprocessors, {:.1f} GB", properties_.name,
+                       properties_.major, properties_.minor, properties_.multiProcessorCount,
+                       static_cast<double>(properties_.totalGlobalMem) * 1e-9);
+  }
+
+  void* allocate(std::size_t bytes) override {
+    void* data = nullptr;
+    if (const cudaError_t status = cudaMalloc(&data, bytes); status != cudaSuccess) {
+      (void)cudaGetLastError();  // the failure is told here, and not again by whoever asks next
+      fail(ErrorKind::unsupported, "cannot allocate {} bytes on {}: {}", bytes, properties_.name,
+           cudaGetErrorString(status));
+    }
+    zero(data, bytes);
+    return data;
+  }
+  void release(void* data) noexcept override { cudaFree(data); }
+  void copy_in(void* to, const void* from, std::size_t bytes) override {
+    if (bytes) OUTEFFHOP_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, context_.stream));
+    // Pageable memory has been read when the call returns, pinned memory has not.
+    synchronize();
+  }
+  void copy_out(void* to, const void* from, std::size_t bytes) override {
+    if (bytes) OUTEFFHOP_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, context_.stream));
+    synchronize();
+  }
+  void zero(void* data, std::size_t bytes) override {
+    if (bytes) OUTEFFHOP_CUDA(cudaMemsetAsync(data, 0, bytes, context_.stream));
+  }
+  void synchronize() override { OUTEFFHOP_CUDA(cudaStreamSynchronize(context_.stream)); }
+
+  void run(const EmbeddingForward& op) override { embedding_forward(context_, op); }
+  void run(const EmbeddingBackward& op) override { embedding_backward(context_, op); }
+  void run(const LayerNormForward& op) override { layernorm_forward(context_, op); }
+  void run(const LayerNormBackward& op) override { layernorm_backward(context_, op); }
+  void run(const LinearForward& op) override { linear_forward(context_, op); }
+  void run(const LinearBackward& op) override { linear_backward(context_, op); }
+  void run(const ActivationForward& op) override { activation_forward(context_, op); }
+  void run(const ActivationBackward& op) override { activation_backward(context_, op); }
+  void run(const AttentionForward&) override { no_attention(); }
+  void run(const AttentionBackward&) override { no_attention(); }
+  void run(const AttentionScores&) override { no_attention(); }
+  void run(const AttentionProbabilities&) override { no_attention(); }
+  void run(const AttentionContext&) override { no_attention(); }
+  void run(const DropoutAdd& op) override { dropout_add(context_, op); }
+  void run(const GatherRows& op) override { gather_rows(context_, op); }
+  void run(const ScatterRows& op) override { scatter_rows(context_, op); }
+  void run(const CrossEntropy& op) override { cross_entropy(context_, op); }
+  void run(const GlobalNorm& op) override { global_norm(context_, op); }
+  void run(const StepDecision& op) override { step_decision(context_, op); }
+  void run(const AdamW& op) override { adamw(context_, op); }
+  void run(const RowMoments& op) override { row_moments(context_, op); }
+  void run(const Cast& op) override { cast(context_, op); }
+
+ private:
+  [[noreturn]] static void no_attention() {
+    fail(ErrorKind::unsupported, "this build's CUDA backend has no attention: train on the CPU (--device cpu)");
+  }
+
+  cudaDeviceProp properties_{};
+  Workspace workspace_;
+  Context context_{nullptr, workspace_};
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_cuda_device() { return std::make_unique<CudaDevice>(); }
+
+Workspace::~Workspace() { cudaFree(data_); }
+
+void* Workspace::bytes(std::size_t bytes) {
+  if (bytes > capacity_) {
+    OUTEFFHOP_CUDA(cudaFree(data_));  // waits for the ops that use it
+    data_ = nullptr;
+    capacity_ = 0;
+    OUTEFFHOP_CUDA(cudaMalloc(&data_, bytes));
+    capacity_ = bytes;
+  }
+  return data_;
+}
+
+}  // namespace outeffhop::cuda

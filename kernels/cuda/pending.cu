@@ -1,0 +1,23 @@
+// Scaffolding while the ops land: each op's line goes when its file comes. Must not reach main.
+#include "kernels/cuda/cuda_device.h"
+
+namespace outeffhop::cuda {
+#define PENDING(name, Op) \
+  void name(const Context&, const Op&) { throw Error(ErrorKind::unsupported, #name " is pending"); }
+PENDING(embedding_forward, EmbeddingForward)
+PENDING(embedding_backward, EmbeddingBackward)
+PENDING(layernorm_forward, LayerNormForward)
+PENDING(layernorm_backward, LayerNormBackward)
+PENDING(linear_forward, LinearForward)
+PENDING(linear_backward, LinearBackward)
+PENDING(activation_forward, ActivationForward)
+PENDING(activation_backward, ActivationBackward)
+PENDING(gather_rows, GatherRows)
+PENDING(scatter_rows, ScatterRows)
+PENDING(cross_entropy, CrossEntropy)
+PENDING(global_norm, GlobalNorm)
+PENDING(step_decision, StepDecision)
+PENDING(adamw, AdamW)
+PENDING(row_moments, RowMoments)
+PENDING(cast, Cast)
+}  // namespace outeffhop::cuda
