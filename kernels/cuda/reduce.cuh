@@ -44,7 +44,7 @@ __device__ __forceinline__ T block_reduce(T value, SharedArray<T> scratch, Combi
   if (thread % kWarp == 0) scratch[thread / kWarp] = value;
   __syncthreads();
   value = scratch[0];
-  for (int warp = 1; warp < warps; ++warp) value = combine(value, scratch[warp]);
+  for (int warp = 1; warp < warps; ++warp) value = combine(value, static_cast<T>(scratch[warp]));
   __syncthreads();
   return value;
 }

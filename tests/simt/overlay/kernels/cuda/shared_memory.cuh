@@ -26,33 +26,45 @@ class SharedArray {
  public:
   SharedArray(std::size_t offset, int count) : offset_(offset), count_(count) {}
 
-  /// Stands for an element: reading and writing it is noted.
+  /// Stands for an element: reading and writing it is noted. It is used at once or not at all: `auto x = array[i]` would be
+  /// a copy on the device and an element here, so what follows from such an x does not compile.
   class Element {
    public:
     Element(std::size_t offset, const simt::Where& where) : offset_(offset), where_(where) {}
-    operator T() const {  // NOLINT: implicit by intent
+    Element(const Element&) = delete;
+
+    operator T() const&& { return load(); }  // NOLINT: implicit by intent
+    /// To what T converts to explicitly: static_cast<float>(array[i]) of a bf16 array.
+    template <class U>
+      requires(!std::is_same_v<U, T> && requires(const T& value) { static_cast<U>(value); })
+    explicit operator U() const&& {
+      return static_cast<U>(load());
+    }
+    T operator=(const T& value) && { return store(value); }
+    T operator=(Element&& other) && { return store(other.load()); }
+    T operator+=(const T& value) && { return store(load() + value); }
+    T operator*=(const T& value) && { return store(load() * value); }
+
+   private:
+    T load() const {
       simt::note_shared_read(offset_, sizeof(T), where_);
       T value;
       std::memcpy(&value, simt::shared_memory() + offset_, sizeof value);
       return value;
     }
-    const Element& operator=(const T& value) const {
+    T store(const T& value) const {
       simt::note_shared_write(offset_, sizeof(T), where_);
       std::memcpy(simt::shared_memory() + offset_, &value, sizeof value);
-      return *this;
+      return value;
     }
-    const Element& operator=(const Element& other) const { return *this = static_cast<T>(other); }
-    const Element& operator+=(const T& value) const { return *this = static_cast<T>(*this) + value; }
-    const Element& operator*=(const T& value) const { return *this = static_cast<T>(*this) * value; }
 
-   private:
     std::size_t offset_;
     simt::Where where_;
   };
 
   Element operator[](const CheckedIndex& index) const {
     check(index);
-    return {offset_ + static_cast<std::size_t>(index.value) * sizeof(T), index.where};
+    return Element(offset_ + static_cast<std::size_t>(index.value) * sizeof(T), index.where);
   }
   /// Not checked beyond the index: wrappers in ptx/ note what they do.
   T* address(const CheckedIndex& index) const {
