@@ -4,7 +4,6 @@
 namespace outeffhop::cuda {
 #define PENDING(name, Op) \
   void name(const Context&, const Op&) { throw Error(ErrorKind::unsupported, #name " is pending"); }
-PENDING(embedding_forward, EmbeddingForward)
 PENDING(embedding_backward, EmbeddingBackward)
 PENDING(layernorm_forward, LayerNormForward)
 PENDING(layernorm_backward, LayerNormBackward)
@@ -18,6 +17,5 @@ PENDING(cross_entropy, CrossEntropy)
 PENDING(global_norm, GlobalNorm)
 PENDING(step_decision, StepDecision)
 PENDING(adamw, AdamW)
-PENDING(row_moments, RowMoments)
 PENDING(cast, Cast)
 }  // namespace outeffhop::cuda
