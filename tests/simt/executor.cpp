@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
+#include <mutex>
 #include <numeric>
-#include <optional>
 #include <random>
 #include <string_view>
 #include <utility>
@@ -30,13 +30,20 @@ constexpr std::uint16_t kSharedPoison = 0x7fed;
 /// Thrown into a fiber whose kernel is over, to unwind it.
 struct Cancelled {};
 
+struct AsyncCopy {
+  std::size_t to = 0, bytes = 0;
+  const void* from = nullptr;
+  std::size_t from_bytes = 0;
+  unsigned group = 0;
+  Where where;
+};
+
 struct Thread {
-  enum class State { ready, at_block_barrier, at_collective, done };
-  State state = State::done;
   Index3 index;
   unsigned linear = 0;
-  std::optional<Where> where;  ///< of the barrier or collective it waits at
-  Epoch epoch;
+  Where where;                    ///< of the barrier or collective it waits at
+  std::vector<AsyncCopy> copies;  ///< on their way, the oldest first
+  unsigned groups = 0;            ///< of copies, committed so far
 };
 
 /// Lanes that wait for each other.
@@ -44,59 +51,89 @@ struct Gathering {
   Collective collective;
   Where where;
   std::uint32_t arrived = 0;
-  LaneValues brought, taken;
+  Lanes lanes;
+};
+
+/// What the lanes of a warp do, as masks. Each of the block's threads is in one of them.
+struct Warp {
+  std::uint32_t ready = 0, at_barrier = 0, at_collective = 0, done = 0;
+  std::vector<Gathering> gatherings;  ///< their masks have no lane in common
 };
 
 struct Block {
-  bool predicate_seen = false;
-  unsigned at_barrier = 0, votes = 0, last_votes = 0;
-  std::optional<Where> barrier;  ///< where the first thread came to it
+  unsigned at_barrier = 0, votes = 0, last_votes = 0, done = 0;
+  Where barrier;  ///< where the first thread came to it
 };
 
 class Executor {
  public:
   explicit Executor(const Schedule& schedule) : schedule_(schedule) {}
   void run(const Launch& launch, const std::function<void()>& body);
-  [[noreturn]] void violate(const std::string& what, const Where& where);
+  [[noreturn]] void violate(const std::string& what, const Where& where) const;
   unsigned block_barrier(bool predicate, const Where& where);
-  void warp_collective(const Collective& collective, const void* in, std::size_t in_bytes, void* out, std::size_t out_bytes,
-                       CollectiveBody compute, const Where& where);
+  void warp_collective(const Collective& collective, const void* in, void* out, CollectiveBody compute, const Where& where);
+  void order_lanes(std::uint32_t mask) { shadow_.warp_barrier(running_->linear / kWarpSize, mask); }
+  void note(Access access, std::size_t offset, std::size_t bytes, const Where& where) {
+    if (const auto wrong = shadow_.note(access, offset, bytes, running_->linear)) violate(*wrong, where);
+  }
+  void async_copy(const AsyncCopy& copy);
+  void commit_async_copies() { ++running_->groups; }
+  void wait_for_async_copies(unsigned groups, const Where& where);
   unsigned lane() const { return running_->linear % kWarpSize; }
-  const Thread& running() const { return *running_; }
-  SharedShadow& shadow() { return shadow_; }
   std::byte* shared() { return shared_.data(); }
   std::size_t shared_bytes() const { return launch_ ? launch_->shared_bytes : 0; }
-  void order_lanes(std::uint32_t mask);
 
   Schedule schedule_;
 
  private:
-  void run_block(const std::function<void()>& body);
+  void run_block();
+  bool run_warp(Warp& warp, unsigned first);
+  void run_thread(Thread& thread);
   void resume(Thread& thread);
-  void wait(Thread::State state, const Where& where);
+  void wait(std::uint32_t Warp::*at, const Where& where);
+  void end_after_failure();
   void cancel_all();
-  std::vector<unsigned> turns(std::vector<unsigned> ascending);
   std::string describe_deadlock() const;
   std::string place(const Thread& thread) const;
-  bool returned(unsigned linear) const { return linear >= threads_.size() || threads_[linear].state == Thread::State::done; }
+  bool returned(unsigned linear) const {
+    return linear >= threads_.size() || (warps_[linear / kWarpSize].done >> linear % kWarpSize & 1u);
+  }
 
+  std::recursive_mutex running_a_kernel_;
   const Launch* launch_ = nullptr;
+  const std::function<void()>* body_ = nullptr;
   Thread* running_ = nullptr;
   std::vector<Thread> threads_;
-  FiberPool fibers_;
-  std::vector<std::vector<std::unique_ptr<Gathering>>> gatherings_;  ///< a warp
+  std::vector<Warp> warps_;
+  FiberPool fibers_{[](void* self, unsigned number) {
+                      auto* executor = static_cast<Executor*>(self);
+                      executor->run_thread(executor->threads_[number]);
+                    },
+                    this};
   Block block_;
   std::vector<std::byte> shared_;
   SharedShadow shadow_;
   bool cancelling_ = false;
   std::exception_ptr failure_;
   std::mt19937_64 random_;
+  std::vector<unsigned> warp_order_;
 };
+
+bool same_place(const Where& a, const Where& b) {
+  return a.line() == b.line() && a.column() == b.column() &&
+         (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
+}
 
 std::string text(const Where& where) {
   std::string_view file = where.file_name();
   if (const auto slash = file.rfind('/'); slash != std::string_view::npos) file.remove_prefix(slash + 1);
   return fmt::format("{}:{}", file, where.line());
+}
+
+std::vector<unsigned> numbers(std::size_t count) {
+  std::vector<unsigned> all(count);
+  std::iota(all.begin(), all.end(), 0u);
+  return all;
 }
 
 std::string text(const Index3& i) { return fmt::format("({}, {}, {})", i.x, i.y, i.z); }
@@ -105,20 +142,9 @@ std::string Executor::place(const Thread& thread) const {
   return fmt::format("kernel {}, block {}, thread {}", launch_->kernel, text(current_block), text(thread.index));
 }
 
-void Executor::violate(const std::string& what, const Where& where) {
+void Executor::violate(const std::string& what, const Where& where) const {
+  if (!running_) throw Violation(fmt::format("outside of any kernel, {}: {}", text(where), what));
   throw Violation(fmt::format("{}, {}: {}", place(*running_), text(where), what));
-}
-
-std::vector<unsigned> Executor::turns(std::vector<unsigned> order) {
-  if (schedule_.order == Order::reverse) std::reverse(order.begin(), order.end());
-  if (schedule_.order == Order::random) std::shuffle(order.begin(), order.end(), random_);
-  return order;
-}
-
-std::vector<unsigned> ascending(std::size_t count) {
-  std::vector<unsigned> numbers(count);
-  std::iota(numbers.begin(), numbers.end(), 0u);
-  return numbers;
 }
 
 void Executor::resume(Thread& thread) {
@@ -128,211 +154,266 @@ void Executor::resume(Thread& thread) {
   running_ = nullptr;
 }
 
-void Executor::wait(Thread::State state, const Where& where) {
+/// What a fiber does.
+void Executor::run_thread(Thread& thread) {
+  if (!cancelling_) {
+    try {
+      (*body_)();
+      if (!thread.copies.empty())
+        violate("an asynchronous copy is begun that its thread never waits for", thread.copies.front().where);
+    } catch (const Cancelled&) {
+    } catch (...) {
+      if (!failure_) failure_ = std::current_exception();
+    }
+  }
+  Warp& warp = warps_[thread.linear / kWarpSize];
+  const std::uint32_t bit = 1u << thread.linear % kWarpSize;
+  warp.ready &= ~bit;
+  warp.done |= bit;
+  ++block_.done;
+}
+
+void Executor::wait(std::uint32_t Warp::*at, const Where& where) {
   Thread& self = *running_;
-  self.state = state;
+  Warp& warp = warps_[self.linear / kWarpSize];
+  const std::uint32_t bit = 1u << self.linear % kWarpSize;
+  warp.ready &= ~bit;
+  warp.*at |= bit;
   self.where = where;
   fibers_.yield(self.linear);
   if (cancelling_) throw Cancelled{};
 }
 
 unsigned Executor::block_barrier(bool predicate, const Where& where) {
-  if (!block_.barrier) {
+  if (block_.at_barrier == 0) {
     block_.barrier = where;
-  } else if (block_.barrier->line() != where.line() || std::strcmp(block_.barrier->file_name(), where.file_name()) != 0) {
+  } else if (!same_place(block_.barrier, where)) {
     violate(
-        fmt::format("this barrier is reached while other threads of the block wait at the one in {}", text(*block_.barrier)),
+        fmt::format("this barrier is reached while other threads of the block wait at the one in {}", text(block_.barrier)),
         where);
   }
   block_.votes += predicate ? 1 : 0;
   if (++block_.at_barrier < threads_.size()) {
-    wait(Thread::State::at_block_barrier, where);
+    wait(&Warp::at_barrier, where);
     return block_.last_votes;
   }
   block_.last_votes = block_.votes;
   block_.at_barrier = block_.votes = 0;
-  block_.barrier.reset();
-  for (Thread& thread : threads_) {
-    ++thread.epoch.block;
-    if (thread.state == Thread::State::at_block_barrier) thread.state = Thread::State::ready;
+  for (Warp& warp : warps_) {
+    warp.ready |= warp.at_barrier;
+    warp.at_barrier = 0;
   }
+  shadow_.block_barrier();
   return block_.last_votes;
 }
 
-void Executor::warp_collective(const Collective& collective, const void* in, std::size_t in_bytes, void* out,
-                               std::size_t out_bytes, CollectiveBody compute, const Where& where) {
-  Thread& self = *running_;
-  const unsigned lane = self.linear % kWarpSize, warp = self.linear / kWarpSize;
+void Executor::warp_collective(const Collective& collective, const void* in, void* out, CollectiveBody compute,
+                               const Where& where) {
+  const unsigned lane = running_->linear % kWarpSize, first = running_->linear - lane;
   if (!(collective.mask >> lane & 1u)) {
     violate(
         fmt::format("lane {} calls {} with the mask {:#010x}, which leaves it out", lane, collective.name, collective.mask),
         where);
   }
-  auto& pending = gatherings_[warp];
-  Gathering* mine = nullptr;
-  for (auto& gathering : pending) {
-    if (!(gathering->collective.mask & collective.mask)) continue;
-    const bool same =
-        gathering->collective.mask == collective.mask && std::strcmp(gathering->collective.name, collective.name) == 0 &&
-        gathering->where.line() == where.line() && std::strcmp(gathering->where.file_name(), where.file_name()) == 0;
-    if (!same) {
-      violate(fmt::format("{} with the mask {:#010x} is called while lanes of it wait at {} with the mask {:#010x} in {}",
-                          collective.name, collective.mask, gathering->collective.name, gathering->collective.mask,
-                          text(gathering->where)),
-              where);
-    }
-    if (collective.uniform_parameter && gathering->collective.parameter != collective.parameter)
-      violate(fmt::format("{} has another operand in lane {} than in others of its mask", collective.name, lane), where);
-    mine = gathering.get();
-  }
-  if (!mine) {
+  Warp& warp = warps_[first / kWarpSize];
+  auto mine = std::find_if(warp.gatherings.begin(), warp.gatherings.end(),
+                           [&](const Gathering& g) { return (g.collective.mask & collective.mask) != 0; });
+  if (mine == warp.gatherings.end()) {
     for (unsigned other = 0; other < kWarpSize; ++other) {
-      if ((collective.mask >> other & 1u) && returned(warp * kWarpSize + other)) {
+      if ((collective.mask >> other & 1u) && returned(first + other)) {
         violate(fmt::format("{} with the mask {:#010x} waits for lane {}, which {}", collective.name, collective.mask, other,
-                            warp * kWarpSize + other < threads_.size() ? "has returned" : "this block does not have"),
+                            first + other < threads_.size() ? "has returned" : "this block does not have"),
                 where);
       }
     }
-    pending.push_back(std::make_unique<Gathering>());
-    mine = pending.back().get();
+    mine = warp.gatherings.emplace(mine);
     mine->collective = collective;
     mine->where = where;
+  } else if (mine->collective.mask != collective.mask || !same_place(mine->where, where) ||
+             std::strcmp(mine->collective.name, collective.name) != 0) {
+    violate(fmt::format("{} with the mask {:#010x} is called while lanes of it wait at {} with the mask {:#010x} in {}",
+                        collective.name, collective.mask, mine->collective.name, mine->collective.mask, text(mine->where)),
+            where);
+  } else if (collective.uniform_parameter && mine->collective.parameter != collective.parameter) {
+    violate(fmt::format("{} has another operand in lane {} than in others of its mask", collective.name, lane), where);
   }
   mine->arrived |= 1u << lane;
-  if (in_bytes) std::memcpy(mine->brought.bytes[lane], in, in_bytes);
+  mine->lanes.brought[lane] = in;
+  mine->lanes.taken[lane] = out;
   if (mine->arrived != collective.mask) {
-    wait(Thread::State::at_collective, where);
-    // The last lane has computed for all and left the result; whoever takes last clears away.
-  } else {
-    if (compute) compute(mine->collective, mine->brought, mine->taken, where);
-    for (unsigned other = 0; other < kWarpSize; ++other)
-      if ((collective.mask >> other & 1u) && other != lane) threads_[warp * kWarpSize + other].state = Thread::State::ready;
-    mine->collective.mask = 0;  // complete: no longer waited at
+    wait(&Warp::at_collective, where);  // the last lane computes for all
+    return;
   }
-  if (out_bytes) std::memcpy(out, mine->taken.bytes[lane], out_bytes);
-  mine->arrived &= ~(1u << lane);
-  if (!mine->arrived) std::erase_if(pending, [&](const auto& gathering) { return gathering.get() == mine; });
+  compute(mine->collective, mine->lanes, where);
+  const std::uint32_t others = collective.mask & ~(1u << lane);
+  warp.at_collective &= ~others;
+  warp.ready |= others;
+  warp.gatherings.erase(mine);
 }
 
-void Executor::order_lanes(std::uint32_t mask) {
-  const unsigned first = running_->linear / kWarpSize * kWarpSize;
-  std::uint32_t latest = 0;
-  for (unsigned lane = 0; lane < kWarpSize; ++lane)
-    if (mask >> lane & 1u) latest = std::max(latest, threads_[first + lane].epoch.warp);
-  for (unsigned lane = 0; lane < kWarpSize; ++lane)
-    if (mask >> lane & 1u) threads_[first + lane].epoch.warp = latest + 1;
+void Executor::async_copy(const AsyncCopy& copy) {
+  note(Access::pend, copy.to, copy.bytes, copy.where);
+  running_->copies.push_back(copy);
+  running_->copies.back().group = running_->groups;
+}
+
+void Executor::wait_for_async_copies(unsigned groups, const Where& where) {
+  auto& copies = running_->copies;
+  auto landed = copies.begin();
+  for (; landed != copies.end() && landed->group + groups < running_->groups; ++landed) {
+    note(Access::land, landed->to, landed->bytes, where);
+    if (landed->from_bytes) std::memcpy(shared() + landed->to, landed->from, landed->from_bytes);
+    std::memset(shared() + landed->to + landed->from_bytes, 0, landed->bytes - landed->from_bytes);
+  }
+  copies.erase(copies.begin(), landed);
 }
 
 std::string Executor::describe_deadlock() const {
-  unsigned done = 0, at_barrier = 0, at_collective = 0;
   const Thread *waiting = nullptr, *elsewhere = nullptr;
+  unsigned at_collective = 0;
   for (const Thread& thread : threads_) {
-    done += thread.state == Thread::State::done;
-    at_barrier += thread.state == Thread::State::at_block_barrier;
-    at_collective += thread.state == Thread::State::at_collective;
-    if (thread.state == Thread::State::at_block_barrier && !waiting) waiting = &thread;
-    if (thread.state == Thread::State::at_collective && !elsewhere) elsewhere = &thread;
+    const Warp& warp = warps_[thread.linear / kWarpSize];
+    const std::uint32_t bit = 1u << thread.linear % kWarpSize;
+    if ((warp.at_barrier & bit) && !waiting) waiting = &thread;
+    if ((warp.at_collective & bit) && !elsewhere) elsewhere = &thread;
+    at_collective += (warp.at_collective & bit) != 0;
   }
   std::string why;
   if (waiting) {
-    why = fmt::format("{}: the barrier is reached by {} of {} threads", text(*waiting->where), at_barrier, threads_.size());
-    if (done) why += fmt::format("; {} have returned", done);
-    if (at_collective) why += fmt::format("; {} wait for lanes of their warp in {}", at_collective, text(*elsewhere->where));
+    why = fmt::format("{}: the barrier is reached by {} of {} threads", text(waiting->where), block_.at_barrier,
+                      threads_.size());
+    if (block_.done) why += fmt::format("; {} have returned", block_.done);
+    if (elsewhere) why += fmt::format("; {} wait for lanes of their warp in {}", at_collective, text(elsewhere->where));
   } else {
     waiting = elsewhere;
-    const unsigned warp = waiting->linear / kWarpSize;
-    const Gathering& gathering = *gatherings_[warp].front();
+    const Gathering& gathering = warps_[waiting->linear / kWarpSize].gatherings.front();
     why = fmt::format("{}: {} with the mask {:#010x} is reached by the lanes {:#010x} only", text(gathering.where),
                       gathering.collective.name, gathering.collective.mask, gathering.arrived);
-    if (done) why += fmt::format("; {} threads have returned", done);
+    if (block_.done) why += fmt::format("; {} threads have returned", block_.done);
   }
   return fmt::format("{}, {}", place(*waiting), why);
 }
 
+/// Ends every thread of the block.
 void Executor::cancel_all() {
   cancelling_ = true;
   for (Thread& thread : threads_)
-    if (thread.state != Thread::State::done) resume(thread);
+    if (!returned(thread.linear)) resume(thread);
   cancelling_ = false;
 }
 
-void Executor::run_block(const std::function<void()>& body) {
+void Executor::end_after_failure() {
+  cancel_all();
+  std::rethrow_exception(std::exchange(failure_, nullptr));
+}
+
+/// Gives each lane that can go on a turn. Whether there was one.
+bool Executor::run_warp(Warp& warp, unsigned first) {
+  const bool moved = warp.ready != 0;
+  std::uint32_t todo = warp.ready;
+  while (todo) {
+    int lane = 0;
+    switch (schedule_.order) {
+      case Order::forward:
+        lane = std::countr_zero(todo);
+        break;
+      case Order::reverse:
+        lane = 31 - std::countl_zero(todo);
+        break;
+      case Order::random: {
+        std::uint32_t rest = todo;
+        for (auto skip = random_() % static_cast<unsigned>(std::popcount(todo)); skip > 0; --skip) rest &= rest - 1;
+        lane = std::countr_zero(rest);
+        break;
+      }
+    }
+    todo &= ~(1u << lane);
+    resume(threads_[first + static_cast<unsigned>(lane)]);
+    if (failure_) end_after_failure();
+  }
+  return moved;
+}
+
+void Executor::run_block() {
   std::fill(reinterpret_cast<std::uint16_t*>(shared_.data()),
-            reinterpret_cast<std::uint16_t*>(shared_.data() + shared_.size() / 2 * 2), kSharedPoison);
-  shadow_.begin_block(launch_->shared_bytes);
-  for (auto& gatherings : gatherings_) gatherings.clear();
+            reinterpret_cast<std::uint16_t*>(shared_.data() + shared_.size()), kSharedPoison);
+  shadow_.begin_block();
   block_ = {};
   for (Thread& thread : threads_) {
-    thread.state = Thread::State::ready;
-    thread.epoch = {};
-    fibers_.start(thread.linear, [this, &thread, &body] {
-      if (!cancelling_) {
-        try {
-          body();
-        } catch (const Cancelled&) {
-        } catch (const std::exception&) {
-          if (!failure_) failure_ = std::current_exception();
-        }
-      }
-      thread.state = Thread::State::done;
-    });
+    thread.copies.clear();
+    thread.groups = 0;
   }
-  std::vector<unsigned> order = turns(ascending(threads_.size()));
-  for (std::size_t done = 0; done < threads_.size();) {
+  std::vector<unsigned>& order = warp_order_;
+  for (unsigned warp = 0; warp < warps_.size(); ++warp) {
+    const std::size_t lanes = std::min<std::size_t>(kWarpSize, threads_.size() - warp * kWarpSize);
+    warps_[warp].ready = static_cast<std::uint32_t>((std::uint64_t{1} << lanes) - 1);
+    warps_[warp].at_barrier = warps_[warp].at_collective = warps_[warp].done = 0;
+    warps_[warp].gatherings.clear();
+  }
+  while (block_.done < threads_.size()) {
     bool moved = false;
-    done = 0;
     if (schedule_.order == Order::random) std::shuffle(order.begin(), order.end(), random_);
-    for (const unsigned number : order) {
-      Thread& thread = threads_[number];
-      if (thread.state == Thread::State::ready) {
-        resume(thread);
+    for (const unsigned warp : order) {
+      // A warp goes on until it has to wait for others: the most uneven progress. In random order it may be stopped sooner.
+      while (run_warp(warps_[warp], warp * kWarpSize)) {
         moved = true;
-        if (failure_) {
-          cancel_all();
-          std::rethrow_exception(std::exchange(failure_, nullptr));
-        }
+        if (schedule_.order == Order::random && random_() % 4 == 0) break;
       }
-      done += thread.state == Thread::State::done;
     }
-    if (!moved && done < threads_.size()) {
-      const Violation deadlock(describe_deadlock());
-      cancel_all();
-      throw deadlock;
+    if (!moved) {
+      failure_ = std::make_exception_ptr(Violation(describe_deadlock()));
+      end_after_failure();
     }
   }
 }
 
 void Executor::run(const Launch& launch, const std::function<void()>& body) {
+  const std::lock_guard lock(running_a_kernel_);
   if (launch_) throw Violation(fmt::format("kernel {} is launched from inside kernel {}", launch.kernel, launch_->kernel));
-  const std::uint64_t threads = launch.block.count();
-  if (threads == 0 || threads > kMaxThreads || launch.block.z > 64 || launch.grid.count() == 0 ||
-      launch.grid.x > 0x7fffffffu || launch.grid.y > 65535 || launch.grid.z > 65535 ||
-      launch.shared_bytes > kMaxSharedBytes) {
+  const Extent3 &grid = launch.grid, &block = launch.block;
+  const std::size_t threads = block.count();
+  if (block.x == 0 || block.y == 0 || block.z == 0 || block.x > kMaxThreads || block.y > kMaxThreads || block.z > 64 ||
+      threads > kMaxThreads || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 ||
+      grid.z > 65535 || launch.shared_bytes > kMaxSharedBytes) {
     throw Violation(
         fmt::format("kernel {} cannot be launched with a grid of ({}, {}, {}), blocks of ({}, {}, {}) and {} bytes of "
                     "shared memory",
-                    launch.kernel, launch.grid.x, launch.grid.y, launch.grid.z, launch.block.x, launch.block.y,
-                    launch.block.z, launch.shared_bytes));
+                    launch.kernel, grid.x, grid.y, grid.z, block.x, block.y, block.z, launch.shared_bytes));
   }
-  launch_ = &launch;
-  current_block_extent = launch.block;
-  current_grid_extent = launch.grid;
-  random_.seed(schedule_.seed);
-  threads_.assign(threads, {});
-  for (unsigned linear = 0; linear < threads; ++linear) {
-    threads_[linear].linear = linear;
-    threads_[linear].index = {linear % launch.block.x, linear / launch.block.x % launch.block.y,
-                              linear / launch.block.x / launch.block.y};
-  }
-  gatherings_.resize((threads + kWarpSize - 1) / kWarpSize);
-  shared_.resize((launch.shared_bytes + 15) / 16 * 16);
   struct Ended {
     Executor* executor;
     ~Ended() { executor->launch_ = nullptr; }
   } ended{this};
-  for (const unsigned number : turns(ascending(launch.grid.count()))) {
-    current_block = {number % launch.grid.x, number / launch.grid.x % launch.grid.y, number / launch.grid.x / launch.grid.y};
-    run_block(body);
+  launch_ = &launch;
+  body_ = &body;
+  current_block_extent = block;
+  current_grid_extent = grid;
+  random_.seed(schedule_.seed);
+  threads_.resize(threads);
+  for (unsigned linear = 0; linear < threads; ++linear) {
+    threads_[linear].linear = linear;
+    threads_[linear].index = {linear % block.x, linear / block.x % block.y, linear / block.x / block.y};
+  }
+  warps_.resize((threads + kWarpSize - 1) / kWarpSize);
+  warp_order_ = numbers(warps_.size());
+  if (schedule_.order == Order::reverse) std::reverse(warp_order_.begin(), warp_order_.end());
+  fibers_.grow(static_cast<unsigned>(threads));
+  shared_.resize((launch.shared_bytes + 15) / 16 * 16);
+  shadow_.begin_launch(launch.shared_bytes, static_cast<unsigned>(threads));
+
+  const std::uint64_t blocks = grid.count();
+  std::vector<unsigned> shuffled;
+  if (schedule_.order == Order::random) {
+    shuffled = numbers(blocks);
+    std::shuffle(shuffled.begin(), shuffled.end(), random_);
+  }
+  for (std::uint64_t turn = 0; turn < blocks; ++turn) {
+    const std::uint64_t number = schedule_.order == Order::forward   ? turn
+                                 : schedule_.order == Order::reverse ? blocks - 1 - turn
+                                                                     : shuffled[turn];
+    current_block = {static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
+                     static_cast<unsigned>(number / grid.x / grid.y)};
+    run_block();
   }
 }
 
@@ -363,36 +444,41 @@ unsigned lane() { return executor().lane(); }
 std::byte* shared_memory() { return executor().shared(); }
 std::size_t shared_memory_bytes() { return executor().shared_bytes(); }
 
-void warp_collective(const Collective& collective, const void* in, std::size_t in_bytes, void* out, std::size_t out_bytes,
-                     CollectiveBody compute, const Where& where) {
-  executor().warp_collective(collective, in, in_bytes, out, out_bytes, compute, where);
+void warp_collective(const Collective& collective, const void* in, void* out, CollectiveBody compute, const Where& where) {
+  executor().warp_collective(collective, in, out, compute, where);
 }
 
 void warp_barrier(std::uint32_t mask, const Where& where) {
-  const auto order = [](const Collective& collective, const LaneValues&, LaneValues&, const Where&) {
+  const auto order = [](const Collective& collective, const Lanes&, const Where&) {
     executor().order_lanes(collective.mask);
   };
-  executor().warp_collective({"__syncwarp", mask}, nullptr, 0, nullptr, 0, order, where);
+  executor().warp_collective({"__syncwarp", mask}, nullptr, nullptr, order, where);
 }
 
 void note_shared_read(std::size_t offset, std::size_t bytes, const Where& where) {
-  const Thread& self = executor().running();
-  if (const auto wrong = executor().shadow().read(offset, bytes, self.linear, self.epoch)) violate(*wrong, where);
+  executor().note(Access::read, offset, bytes, where);
 }
-
 void note_shared_write(std::size_t offset, std::size_t bytes, const Where& where) {
-  const Thread& self = executor().running();
-  if (const auto wrong = executor().shadow().write(offset, bytes, self.linear, self.epoch)) violate(*wrong, where);
+  executor().note(Access::write, offset, bytes, where);
+}
+void note_shared_atomic(std::size_t offset, std::size_t bytes, const Where& where) {
+  executor().note(Access::atomic, offset, bytes, where);
 }
 
-void note_shared_pending(std::size_t offset, std::size_t bytes, const Where& where) {
-  const Thread& self = executor().running();
-  if (const auto wrong = executor().shadow().pend(offset, bytes, self.linear, self.epoch)) violate(*wrong, where);
+void async_copy(std::size_t offset, std::size_t bytes, const void* from, std::size_t from_bytes, const Where& where) {
+  executor().async_copy({offset, bytes, from, from_bytes, 0, where});
+}
+void commit_async_copies() { executor().commit_async_copies(); }
+void wait_for_async_copies(unsigned groups, const Where& where) { executor().wait_for_async_copies(groups, where); }
+
+bool in_shared_memory(const void* pointer) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(shared_memory()), at = reinterpret_cast<std::uintptr_t>(pointer);
+  return at >= begin && at < begin + shared_memory_bytes();
 }
 
 std::size_t shared_offset(const void* pointer, std::size_t bytes, const Where& where) {
   const auto begin = reinterpret_cast<std::uintptr_t>(shared_memory()), at = reinterpret_cast<std::uintptr_t>(pointer);
-  if (at < begin || at + bytes > begin + shared_memory_bytes()) {
+  if (at < begin || at - begin > shared_memory_bytes() || bytes > shared_memory_bytes() - (at - begin)) {
     violate(fmt::format("an access to {} bytes of shared memory lies outside of the block's {} bytes", bytes,
                         shared_memory_bytes()),
             where);

@@ -10,11 +10,14 @@
 //   - a shuffle that reads a lane outside its mask;
 //   - reads and writes beyond a shared array, and reads of shared memory nobody wrote in this block;
 //   - two threads that touch the same shared memory, one of them writing, without a barrier in between. It is found from
-//     what the barriers order, not from values that happen to come out wrong, so it does not depend on the schedule.
-// Blocks, warps and lanes run in forward, reverse or random order (Schedule), which shows what else relies on one.
-// Not modelled: the memory model beyond barriers, timing, occupancy, the exact sums inside a tensor core.
+//     what the barriers order, not from values that happen to come out wrong, so it does not depend on the schedule;
+//   - an asynchronous copy whose destination is touched before it was waited for, or that is never waited for.
+// Blocks, warps and lanes run in forward, reverse or random order (Schedule), which shows what else relies on one: races
+// through global memory, for one. Accesses beyond global memory are found where AddressSanitizer watches its allocations.
+// Not modelled: the memory model beyond barriers, timing, occupancy, the exact sums inside a tensor core. Shared memory is
+// watched by pairs of bytes: threads that write neighbouring bytes of a pair count as a race.
 //
-// State is global, as threadIdx and its kin are in CUDA: one kernel runs at a time.
+// State is global, as threadIdx and its kin are in CUDA: one kernel runs at a time. A launch from another OS thread waits.
 #pragma once
 
 #include <cstddef>
@@ -87,15 +90,14 @@ struct Collective {
   std::uint32_t parameter = 0;  ///< must be the same in all lanes where uniform_parameter is set
   bool uniform_parameter = false;
 };
-struct LaneValues {
-  static constexpr std::size_t kBytes = 64;
-  alignas(16) std::byte bytes[kWarpSize][kBytes];
+/// What each lane brought to a collective, and where it wants its result, as it gave them to warp_collective().
+struct Lanes {
+  const void* brought[kWarpSize];
+  void* taken[kWarpSize];
 };
-/// Each lane brings `in_bytes` bytes and takes `out_bytes`; `compute(brought, taken)` runs once, when the last lane is here.
-using CollectiveBody = void (*)(const Collective& collective, const LaneValues& brought, LaneValues& taken,
-                                const Where& where);
-void warp_collective(const Collective& collective, const void* in, std::size_t in_bytes, void* out, std::size_t out_bytes,
-                     CollectiveBody compute, const Where& where);
+/// Computes for all lanes, once, when the last one has come, which runs it.
+using CollectiveBody = void (*)(const Collective& collective, const Lanes& lanes, const Where& where);
+void warp_collective(const Collective& collective, const void* in, void* out, CollectiveBody compute, const Where& where);
 /// As __syncwarp: also orders the lanes' accesses to shared memory.
 void warp_barrier(std::uint32_t mask, const Where& where);
 
@@ -107,9 +109,18 @@ std::size_t shared_memory_bytes();
 /// To be called before an access of the running thread to `bytes` of shared memory from `offset` on.
 void note_shared_read(std::size_t offset, std::size_t bytes, const Where& where);
 void note_shared_write(std::size_t offset, std::size_t bytes, const Where& where);
-/// Marks bytes as not to be read (an asynchronous copy is on its way to them), by the running thread.
-void note_shared_pending(std::size_t offset, std::size_t bytes, const Where& where);
+void note_shared_atomic(std::size_t offset, std::size_t bytes, const Where& where);
 /// The offset of a pointer into shared memory; a violation if it is none, or if `bytes` do not fit behind it.
 std::size_t shared_offset(const void* pointer, std::size_t bytes, const Where& where);
+bool in_shared_memory(const void* pointer);
+
+/// As cp.async: `bytes` from `offset` of shared memory on will be the first `from_bytes` at `from`, then zeros. That happens
+/// at the latest moment allowed, in the wait_for_async_copies() that demands it; until then the source is not read and the
+/// destination is not to be touched.
+void async_copy(std::size_t offset, std::size_t bytes, const void* from, std::size_t from_bytes, const Where& where);
+/// As cp.async.commit_group: what the running thread has begun since the last one is a group.
+void commit_async_copies();
+/// As cp.async.wait_group: lands the running thread's groups, but for the latest `groups`.
+void wait_for_async_copies(unsigned groups, const Where& where);
 
 }  // namespace outeffhop::simt

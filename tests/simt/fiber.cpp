@@ -4,8 +4,14 @@
 #include <boost/context/protected_fixedsize_stack.hpp>
 #include <utility>
 
+// AddressSanitizer has to be told of each switch of stacks; it also has larger frames.
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
+#define OUTEFFHOP_START_SWITCH(...) __sanitizer_start_switch_fiber(__VA_ARGS__)
+#define OUTEFFHOP_FINISH_SWITCH(...) __sanitizer_finish_switch_fiber(__VA_ARGS__)
+#else
+#define OUTEFFHOP_START_SWITCH(...) static_cast<void>(0)
+#define OUTEFFHOP_FINISH_SWITCH(...) static_cast<void>(0)
 #endif
 
 namespace outeffhop::simt {
@@ -17,7 +23,7 @@ constexpr std::size_t kStackBytes = 512 * 1024;
 constexpr std::size_t kStackBytes = 128 * 1024;
 #endif
 
-/// A protected stack (a page behind its end faults) that remembers where it lies, which AddressSanitizer wants to know.
+/// A protected stack (a page behind its end faults) that tells where it lies.
 struct KnownStack {
   boost::context::protected_fixedsize_stack allocator{kStackBytes};
   boost::context::stack_context* known;
@@ -29,56 +35,51 @@ struct KnownStack {
 }  // namespace
 
 struct FiberPool::Fiber {
-  std::function<void()> body;
   boost::context::stack_context stack;
   boost::context::fiber inside, outside;
-  const void* outside_bottom = nullptr;  ///< of the stack that resumed it
-  std::size_t outside_size = 0;
+  bool ending = false;
+  [[maybe_unused]] void* fake_stack_outside = nullptr;    ///< of whoever resumed it, as AddressSanitizer calls it
+  [[maybe_unused]] const void* outside_bottom = nullptr;  ///< of the stack of whoever resumed it
+  [[maybe_unused]] std::size_t outside_size = 0;
 
-  Fiber() {
-    inside = boost::context::fiber(std::allocator_arg, KnownStack{.known = &stack}, [this](boost::context::fiber&& caller) {
+  Fiber(Body body, void* argument, unsigned number) {
+    const auto loop = [=, this](boost::context::fiber&& caller) {
+      OUTEFFHOP_FINISH_SWITCH(nullptr, &outside_bottom, &outside_size);
       outside = std::move(caller);
-      arrived_inside(nullptr);
-      for (;;) {
-        body();
+      while (!ending) {
+        body(argument, number);
         leave();
       }
+      OUTEFFHOP_START_SWITCH(nullptr, outside_bottom, outside_size);  // null: this stack ends
       return std::move(outside);
-    });
+    };
+    inside = boost::context::fiber(std::allocator_arg, KnownStack{.known = &stack}, loop);
+  }
+  ~Fiber() {
+    // Boost would end it by an exception, of which AddressSanitizer would know nothing.
+    ending = true;
+    enter();
   }
 
-  // AddressSanitizer has to be told of each switch of stacks.
-  void arrived_inside([[maybe_unused]] void* fake_stack) {
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(fake_stack, &outside_bottom, &outside_size);
-#endif
-  }
   void enter() {
-#if defined(__SANITIZE_ADDRESS__)
-    void* fake_stack = nullptr;
-    __sanitizer_start_switch_fiber(&fake_stack, static_cast<char*>(stack.sp) - stack.size, stack.size);
-#endif
+    OUTEFFHOP_START_SWITCH(&fake_stack_outside, static_cast<char*>(stack.sp) - stack.size, stack.size);
     inside = std::move(inside).resume();
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
-#endif
+    OUTEFFHOP_FINISH_SWITCH(fake_stack_outside, nullptr, nullptr);
   }
   void leave() {
-    void* fake_stack = nullptr;
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(&fake_stack, outside_bottom, outside_size);
-#endif
+    [[maybe_unused]] void* fake_stack = nullptr;
+    OUTEFFHOP_START_SWITCH(&fake_stack, outside_bottom, outside_size);
     outside = std::move(outside).resume();
-    arrived_inside(fake_stack);
+    OUTEFFHOP_FINISH_SWITCH(fake_stack, &outside_bottom, &outside_size);
   }
 };
 
-FiberPool::FiberPool() = default;
+FiberPool::FiberPool(Body body, void* argument) : body_(body), argument_(argument) {}
 FiberPool::~FiberPool() = default;
 
-void FiberPool::start(unsigned number, std::function<void()> body) {
-  while (fibers_.size() <= number) fibers_.push_back(std::make_unique<Fiber>());
-  fibers_[number]->body = std::move(body);
+void FiberPool::grow(unsigned count) {
+  while (fibers_.size() < count)
+    fibers_.push_back(std::make_unique<Fiber>(body_, argument_, static_cast<unsigned>(fibers_.size())));
 }
 
 void FiberPool::resume(unsigned number) { fibers_[number]->enter(); }

@@ -1,7 +1,6 @@
 // Fibers for the executor: a numbered pool, each with a stack of its own that is used again from block to block.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <vector>
 
@@ -9,18 +8,23 @@ namespace outeffhop::simt {
 
 class FiberPool {
  public:
-  FiberPool();
+  /// What each fiber does, given `argument` and its number. Must not throw.
+  using Body = void (*)(void* argument, unsigned number);
+  FiberPool(Body body, void* argument);
+  /// No fiber may be inside its body.
   ~FiberPool();
 
-  /// What fiber `number` does at its next resume(). Only for a fiber whose last body has returned. `body` must not throw.
-  void start(unsigned number, std::function<void()> body);
-  /// From outside: lets fiber `number` run until it yields or its body returns.
+  /// Makes fibers [0, count), those that are there stay.
+  void grow(unsigned count);
+  /// From outside: lets fiber `number` begin its body, or go on where it yielded, until it yields or the body returns.
   void resume(unsigned number);
   /// From inside fiber `number`: back to whoever resumed it.
   void yield(unsigned number);
 
  private:
   struct Fiber;
+  Body body_;
+  void* argument_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
 };
 

@@ -14,25 +14,25 @@ struct Bid {
   std::uint32_t source = 0;
 };
 
-void exchange(const Collective& collective, const LaneValues& brought, LaneValues& taken, const Where& where) {
+void exchange(const Collective& collective, const Lanes& lanes, const Where& where) {
   for (unsigned lane = 0; lane < kWarpSize; ++lane) {
     if (!(collective.mask >> lane & 1u)) continue;
-    Bid bid, source;
-    std::memcpy(&bid, brought.bytes[lane], sizeof bid);
-    if (!(collective.mask >> bid.source & 1u))
-      violate(fmt::format("in {} lane {} reads lane {}, which the mask {:#010x} leaves out", collective.name, lane,
-                          bid.source, collective.mask),
+    const std::uint32_t source = static_cast<const Bid*>(lanes.brought[lane])->source;
+    if (!(collective.mask >> source & 1u))
+      violate(fmt::format("in {} lane {} reads lane {}, which the mask {:#010x} leaves out", collective.name, lane, source,
+                          collective.mask),
               where);
-    std::memcpy(&source, brought.bytes[bid.source], sizeof source);
-    std::memcpy(taken.bytes[lane], &source.value, sizeof source.value);
+    *static_cast<std::uint64_t*>(lanes.taken[lane]) = static_cast<const Bid*>(lanes.brought[source])->value;
   }
 }
 
-void count_votes(const Collective& collective, const LaneValues& brought, LaneValues& taken, const Where&) {
+void count_votes(const Collective& collective, const Lanes& lanes, const Where&) {
   std::uint32_t votes = 0;
   for (unsigned lane = 0; lane < kWarpSize; ++lane)
-    if (collective.mask >> lane & 1u) votes |= static_cast<std::uint32_t>(brought.bytes[lane][0]) << lane;
-  for (unsigned lane = 0; lane < kWarpSize; ++lane) std::memcpy(taken.bytes[lane], &votes, sizeof votes);
+    if (collective.mask >> lane & 1u)
+      votes |= static_cast<std::uint32_t>(*static_cast<const bool*>(lanes.brought[lane])) << lane;
+  for (unsigned lane = 0; lane < kWarpSize; ++lane)
+    if (collective.mask >> lane & 1u) *static_cast<std::uint32_t*>(lanes.taken[lane]) = votes;
 }
 
 }  // namespace
@@ -63,14 +63,13 @@ void shuffle_bits(ShuffleKind kind, const char* name, std::uint32_t mask, const 
   std::memcpy(&bid.value, value, bytes);
   bid.source = static_cast<std::uint32_t>(source);
   std::uint64_t taken = 0;
-  warp_collective({name, mask, static_cast<std::uint32_t>(width), true}, &bid, sizeof bid, &taken, sizeof taken, exchange,
-                  where);
+  warp_collective({name, mask, static_cast<std::uint32_t>(width), true}, &bid, &taken, exchange, where);
   std::memcpy(result, &taken, bytes);
 }
 
 std::uint32_t ballot(const char* name, std::uint32_t mask, bool predicate, const Where& where) {
   std::uint32_t votes = 0;
-  warp_collective({name, mask}, &predicate, sizeof predicate, &votes, sizeof votes, count_votes, where);
+  warp_collective({name, mask}, &predicate, &votes, count_votes, where);
   return votes;
 }
 
