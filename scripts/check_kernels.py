@@ -1,0 +1,423 @@
+#!/usr/bin/env python3
+"""Compiles the CUDA kernels and holds what the compiler made of them against scripts/kernel_budget.json. Needs no GPU.
+
+    scripts/check_kernels.py                          compile, compare, print one table
+    scripts/check_kernels.py --update                 write what was measured into the budget, to be reviewed and committed
+    scripts/check_kernels.py --write docs/kernels.md  fill in that page's tables of resources
+
+From ptxas: registers, spills, stack, shared memory; computed from them: how many warps a multiprocessor holds. From the
+machine code, where cuobjdump and nvdisasm are (the CUDA Toolkit, PATH, or .venv/: scripts/setup.sh --cuda-checks): 16-byte
+accesses to global memory, tensor-core instructions, local memory, atomics. Compiled files are kept in .cache/kernels/.
+
+The budget has a row for each kernel of each file, or for one instance ("name<bf16>"), which then counts instead:
+    threads          of a block, as it is launched for 768 channels
+    dynamic_shared   bytes of shared memory that this launch asks for; default 0
+    largest          [threads, dynamic_shared] of the largest launch, where sizes depend on the shape: it must fit
+    max_registers    a number, or one for each architecture
+    min_occupancy    resident warps over the most that the architecture has, likewise
+    sass             what its machine code must have: "load_128", "store_128", "tensor_core"; for bf16 and fp32 instances
+                     alike unless an instance has its own row
+    integer_atomics  true where it may have atomics on integers. On floating-point numbers no kernel may.
+
+Exit status: 0 all is well, 1 not (one line each), 2 wrong usage, 77 there is no nvcc.
+"""
+
+import argparse
+import concurrent.futures
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+KERNELS = "kernels/cuda"
+BUDGET = "scripts/kernel_budget.json"
+# As CMake's release build compiles (kernels/cuda.cmake).
+FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-lineinfo", "-Xptxas=-v"]
+SASS = {"load_128": "16-byte loads from global memory", "store_128": "16-byte stores to global memory",
+        "tensor_core": "tensor-core instructions"}
+ROW_KEYS = {"threads", "dynamic_shared", "largest", "max_registers", "min_occupancy", "sass", "integer_atomics"}
+NO_NVCC = 77
+
+
+@dataclass(frozen=True)
+class Multiprocessor:
+    """What the blocks on one multiprocessor share: CUDA C++ Programming Guide, "Compute Capabilities"."""
+    threads: int
+    blocks: int
+    shared: int  # bytes for all blocks; one block may have 1 KiB less, and each costs 1 KiB more than it asks for
+    registers: int = 65536
+
+
+KIB = 1024
+MULTIPROCESSORS = {"80": Multiprocessor(2048, 32, 164 * KIB), "86": Multiprocessor(1536, 16, 100 * KIB),
+                   "89": Multiprocessor(1536, 24, 100 * KIB), "90": Multiprocessor(2048, 32, 228 * KIB),
+                   "100": Multiprocessor(2048, 32, 228 * KIB), "120": Multiprocessor(1536, 24, 100 * KIB)}
+
+
+@dataclass
+class Kernel:
+    """One instance of a kernel as compiled for one architecture."""
+    file: str
+    name: str  # as in layernorm_forward_kernel<bf16>
+    arch: str  # as in sm_90a
+    registers: int = 0
+    stack: int = 0
+    spill_stores: int = 0
+    spill_loads: int = 0
+    static_shared: int = 0
+    threads: int = 0  # from the budget, as the next one
+    dynamic_shared: int = 0
+    blocks: int = 0  # resident on a multiprocessor
+    occupancy: float = 0.0
+    sass: dict = field(default_factory=dict)  # counts; empty where the machine code was not read
+
+    @property
+    def base(self):
+        return self.name.split("<")[0]
+
+    def __str__(self):
+        return f"{self.file}: {self.name} for {self.arch}"
+
+
+def multiprocessor(arch):
+    return MULTIPROCESSORS[re.fullmatch(r"sm_(\d+)[af]?", arch)[1]]
+
+
+def resident_blocks(arch, threads, registers, shared):
+    """Blocks that one multiprocessor holds at a time; 0 where not even one fits."""
+    unit = multiprocessor(arch)
+    warps = -(-threads // 32)
+    if not 0 < threads <= 1024 or shared > unit.shared - KIB:
+        return 0
+    # A warp's registers come in 256s, out of the quarter of the file that its scheduler has.
+    of_a_warp = -(-max(registers, 1) * 32 // 256) * 256
+    by_registers = unit.registers // 4 // of_a_warp * 4 // warps
+    by_shared = unit.shared // (-(-shared // 128) * 128 + KIB)
+    return min(unit.blocks, unit.threads // 32 // warps, by_registers, by_shared)
+
+
+def kernel_name(demangled):
+    """dropout_add_kernel<bf16> of the demangled signature."""
+    text = re.sub(r"\(anonymous namespace\)::|outeffhop::|cuda::", "", demangled)
+    text = re.sub(r"\((int|unsigned int|bool|long|unsigned long)\)", "", text)  # cu++filt's way with template values
+    depth = 0
+    for end, character in enumerate(text):
+        depth += (character == "<") - (character == ">")
+        if character == "(" and depth == 0:
+            text = text[:end]
+            break
+    return re.sub(r"^(void|auto) ", "", text).strip()
+
+
+def demangle(names):
+    """Mangled name -> kernel_name()."""
+    program = shutil.which("c++filt") or shutil.which("cu++filt")
+    if not program:
+        raise SystemExit("check_kernels.py: there is no c++filt (Debian: binutils)")
+    text = subprocess.run([program], input="\n".join(names), capture_output=True, text=True, check=True).stdout
+    return {name: kernel_name(line) for name, line in zip(names, text.splitlines())}
+
+
+def parse_ptxas(text, file, arch):
+    """Mangled name -> Kernel, of what `ptxas -v` prints."""
+    kernels, current = {}, None
+    for line in text.splitlines():
+        if found := re.search(r"Compiling entry function '(\w+)' for '(\w+)'", line):
+            current = kernels[found[1]] = Kernel(file, found[1], arch)
+        elif current is None:
+            continue
+        elif found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            # Functions that were not inlined are listed as well: what they take is the kernel's.
+            current.stack += int(found[1])
+            current.spill_stores += int(found[2])
+            current.spill_loads += int(found[3])
+        elif found := re.search(r"Used (\d+) registers", line):
+            current.registers = int(found[1])
+            if shared := re.search(r"(\d+) bytes smem", line):
+                current.static_shared = int(shared[1])
+    return kernels
+
+
+INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
+
+
+def parse_sass(text):
+    """Mangled name -> counts, of what `cuobjdump -sass` prints."""
+    functions, counts = {}, None
+    for line in text.splitlines():
+        if found := re.match(r"\s*Function : (\S+)", line):
+            counts = functions[found[1]] = dict.fromkeys(
+                [*SASS, "local_memory", "float_atomics", "integer_atomics", "instructions"], 0)
+        elif counts is not None and (found := INSTRUCTION.match(line)):
+            operation, *modifiers = found[1].split(".")
+            counts["instructions"] += 1
+            if operation in ("LDG", "LDGSTS") and "128" in modifiers:
+                counts["load_128"] += 1
+            elif operation == "STG" and "128" in modifiers:
+                counts["store_128"] += 1
+            elif operation in ("HMMA", "HGMMA"):
+                counts["tensor_core"] += 1
+            elif operation in ("LDL", "STL"):
+                counts["local_memory"] += 1
+            elif re.fullmatch(r"RED[GS]?|ATOM[GS]?", operation):
+                floating = any(re.match(r"B?F(16|32|64)", modifier) for modifier in modifiers)
+                counts["float_atomics" if floating else "integer_atomics"] += 1
+    return functions
+
+
+def budget_row(budget, kernel):
+    rows = budget["kernels"].get(kernel.file, {})
+    return rows.get(kernel.name, rows.get(kernel.base))
+
+
+def for_architecture(value, arch):
+    return value.get(arch) if isinstance(value, dict) else value
+
+
+def apply_launch(kernels, budget):
+    """Computes occupancies, where the budget says how a kernel is launched."""
+    for kernel in kernels:
+        if row := budget_row(budget, kernel):
+            kernel.threads, kernel.dynamic_shared = row.get("threads", 0), row.get("dynamic_shared", 0)
+            kernel.blocks = resident_blocks(kernel.arch, kernel.threads, kernel.registers,
+                                            kernel.static_shared + kernel.dynamic_shared)
+            kernel.occupancy = kernel.blocks * -(-kernel.threads // 32) * 32 / multiprocessor(kernel.arch).threads
+
+
+def faults_of_kernel(kernel, row):
+    if kernel.spill_stores or kernel.spill_loads:
+        yield f"spills {kernel.spill_stores} bytes of registers to memory and loads {kernel.spill_loads}"
+    elif kernel.stack:
+        yield f"has a stack frame of {kernel.stack} bytes: an array indexed by what the compiler does not know, or a call"
+    if kernel.static_shared:
+        yield f"has {kernel.static_shared} bytes of static shared memory; shared_array() is the way to it"
+    if kernel.sass:
+        if kernel.sass["local_memory"] and not (kernel.stack or kernel.spill_stores or kernel.spill_loads):
+            yield f"has {kernel.sass['local_memory']} accesses to local memory"
+        if kernel.sass["float_atomics"]:
+            yield (f"has {kernel.sass['float_atomics']} atomics on floating-point numbers, whose sums depend on the order of "
+                   "arrival")
+    if row is None:
+        yield f"is not in {BUDGET}; add a row (its threads a block, then --update)"
+        return
+    if not isinstance(row.get("threads"), int) or not 0 < row["threads"] <= 1024:
+        yield f"has no threads a block in {BUDGET}"
+        return
+    for threads, shared in [(kernel.threads, kernel.dynamic_shared), row.get("largest", (32, 0))]:
+        if resident_blocks(kernel.arch, threads, kernel.registers, kernel.static_shared + shared) == 0:
+            yield (f"cannot be launched with {threads} threads of {kernel.registers} registers and "
+                   f"{kernel.static_shared + shared} bytes of shared memory a block")
+    most = for_architecture(row.get("max_registers"), kernel.arch)
+    if most is None:
+        yield f"has no max_registers in {BUDGET}"
+    elif kernel.registers > most:
+        yield f"takes {kernel.registers} registers a thread; its budget is {most}"
+    least = for_architecture(row.get("min_occupancy"), kernel.arch)
+    if least is None:
+        yield f"has no min_occupancy in {BUDGET}"
+    elif kernel.blocks and kernel.occupancy < least:
+        yield f"fills {kernel.occupancy:.0%} of a multiprocessor's warps; its budget is {least:.0%}"
+    if kernel.sass:
+        for demand in row.get("sass", []):
+            if not kernel.sass.get(demand):
+                yield f"has no {SASS.get(demand, demand)}"
+        if kernel.sass["integer_atomics"] and not row.get("integer_atomics"):
+            yield f"has {kernel.sass['integer_atomics']} atomics, and its budget does not allow for them"
+
+
+def faults(kernels, budget):
+    """One sentence for each broken rule."""
+    found = []
+    for file, rows in budget["kernels"].items():
+        for name, row in rows.items():
+            if not any(kernel.file == file and name in (kernel.name, kernel.base) for kernel in kernels):
+                found.append(f"{BUDGET} has a row for {name} in {file}, where there is no such kernel")
+            for key in row.keys() - ROW_KEYS:
+                found.append(f"{BUDGET}: the row of {name} has \"{key}\", which means nothing")
+            for demand in set(row.get("sass", [])) - SASS.keys():
+                found.append(f"{BUDGET}: the row of {name} demands \"{demand}\"; known are {', '.join(SASS)}")
+    for kernel in kernels:
+        found += [f"{kernel} {fault}" for fault in faults_of_kernel(kernel, budget_row(budget, kernel))]
+    return found
+
+
+def find_program(name, *folders):
+    candidates = [shutil.which(name), *(pathlib.Path(folder) / name for folder in folders)]
+    return next((str(c) for c in candidates if c and os.access(c, os.X_OK)), None)
+
+
+def find_nvcc():
+    homes = [os.environ.get(name) for name in ("CUDACXX", "CUDA_HOME", "CUDA_PATH")]
+    if homes[0] and os.access(homes[0], os.X_OK):
+        return homes[0]
+    return find_program("nvcc", *(f"{home}/bin" for home in homes[1:] if home), "/usr/local/cuda/bin")
+
+
+def find_disassembler(nvcc):
+    """cuobjdump, which needs nvdisasm beside it or on PATH; None where one of them is missing."""
+    folders = [pathlib.Path(nvcc).resolve().parent, *ROOT.glob(".venv/lib/python3*/site-packages/nvidia/*/bin")]
+    for folder in [None, *folders]:
+        program = shutil.which("cuobjdump") if folder is None else find_program_in(folder, "cuobjdump")
+        if program and (find_program_in(pathlib.Path(program).parent, "nvdisasm") or shutil.which("nvdisasm")):
+            return program
+    return None
+
+
+def find_program_in(folder, name):
+    path = pathlib.Path(folder) / name
+    return str(path) if os.access(path, os.X_OK) else None
+
+
+def compile_kernel_file(nvcc, version, file, arch, sources):
+    """ptxas's words on one file and the path of the machine code; from .cache/kernels/ if nothing has changed."""
+    name = pathlib.PurePath(file).name
+    key = hashlib.sha256("\0".join([version, *FLAGS, file, arch, sources]).encode()).hexdigest()[:20]
+    folder = ROOT / ".cache/kernels" / arch
+    folder.mkdir(parents=True, exist_ok=True)
+    cubin, log = folder / f"{name}.{key}.cubin", folder / f"{name}.{key}.log"
+    if not (cubin.exists() and log.exists()):
+        for old in [*folder.glob(f"{name}.*.cubin"), *folder.glob(f"{name}.*.log")]:
+            old.unlink(missing_ok=True)
+        done = subprocess.run([nvcc, *FLAGS, f"-arch={arch}", "-I.", "-cubin", "-o", cubin, file], cwd=ROOT,
+                              capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"check_kernels.py: {file} does not compile for {arch}:\n{done.stderr.strip()}")
+        log.write_text(done.stderr)
+    return log.read_text(), cubin
+
+
+def measure(nvcc, version, disassembler, files, architectures, jobs):
+    """Every Kernel of the files, file by file."""
+    headers = [path for pattern in ("kernels/*.h", "kernels/cuda/**/*.h", "kernels/cuda/**/*.cuh")
+               for path in sorted(ROOT.glob(pattern))]
+    common = "".join(path.read_text() for path in headers)
+
+    def one(file, arch):
+        log, cubin = compile_kernel_file(nvcc, version, file, arch, common + (ROOT / file).read_text())
+        kernels = parse_ptxas(log, pathlib.PurePath(file).name, arch)
+        if disassembler and kernels:
+            text = subprocess.run([disassembler, "-sass", cubin], capture_output=True, text=True, check=True).stdout
+            for mangled, counts in parse_sass(text).items():
+                if mangled in kernels:
+                    kernels[mangled].sass = counts
+        names = demangle(list(kernels))
+        for mangled, kernel in kernels.items():
+            kernel.name = names[mangled]
+        return sorted(kernels.values(), key=lambda kernel: kernel.name)
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        results = pool.map(one, *zip(*[(file, arch) for file in files for arch in architectures]))
+        return [kernel for kernels in results for kernel in kernels]
+
+
+def table(kernels):
+    """Lines of the table for people."""
+    rows = [("kernel", "arch", "registers", "shared", "blocks", "occupancy", "LDG.128", "STG.128", "HMMA")]
+    for k in kernels:
+        counts = [str(k.sass[name]) for name in SASS] if k.sass else ["?"] * len(SASS)
+        rows.append((f"{k.file} {k.name}", k.arch, str(k.registers), str(k.static_shared + k.dynamic_shared),
+                     str(k.blocks), f"{k.occupancy:.0%}", *counts))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip()
+            for row in rows]
+
+
+def updated_budget(budget, kernels):
+    """The budget with registers and occupancies as measured; new kernels get rows, vanished ones lose theirs."""
+    result = {}
+    for kernel in kernels:
+        rows = budget["kernels"].get(kernel.file, {})
+        name = kernel.name if kernel.name in rows else kernel.base
+        row = result.setdefault(kernel.file, {}).setdefault(name, {**rows.get(name, {"threads": 0}),
+                                                                   "max_registers": {}, "min_occupancy": {}})
+        registers, occupancies = row["max_registers"], row["min_occupancy"]
+        # Registers are allotted in eights: fewer within the same eight change nothing.
+        registers[kernel.arch] = max(registers.get(kernel.arch, 0), -(-kernel.registers // 8) * 8)
+        occupancies[kernel.arch] = min(occupancies.get(kernel.arch, 1.0), int(kernel.occupancy * 1000) / 1000)
+    for rows in result.values():
+        for row in rows.values():
+            for key in ("max_registers", "min_occupancy"):
+                if len(set(row[key].values())) == 1:
+                    row[key] = next(iter(row[key].values()))
+    return {"kernels": {file: dict(sorted(result[file].items())) for file in sorted(result)}}
+
+
+def budget_text(budget):
+    """One row a line."""
+    files = [f'    {json.dumps(file)}: {{\n' + ",\n".join(f"      {json.dumps(name)}: {json.dumps(row)}"
+                                                         for name, row in rows.items()) + "\n    }"
+             for file, rows in budget["kernels"].items()]
+    return '{\n  "kernels": {\n' + ",\n".join(files) + "\n  }\n}\n"
+
+
+MARKED = re.compile(r"(<!-- resources: (\S+) -->\n).*?(<!-- end of resources -->)", re.DOTALL)
+
+
+def page_with_resources(page, kernels):
+    """The page, with a table of its kernels between each pair of marks <!-- resources: FILE.cu --> and
+    <!-- end of resources -->."""
+    def fill(match):
+        rows = ["| kernel | | registers | shared memory | blocks | occupancy | 16-byte loads, stores | tensor core |",
+                "|---|---|--:|--:|--:|--:|--:|--:|"]
+        for k in kernels:
+            if k.file == match[2]:
+                rows.append(f"| `{k.name}` | {k.arch} | {k.registers} | {k.static_shared + k.dynamic_shared} | {k.blocks} x "
+                            f"{k.threads} | {k.occupancy:.0%} | {k.sass['load_128']}, {k.sass['store_128']} | "
+                            f"{k.sass['tensor_core'] or ''} |")
+        return match[1] + "\n".join(rows) + "\n" + match[3]
+    return MARKED.sub(fill, page)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", help=f"only these (default: {KERNELS}/*.cu)")
+    parser.add_argument("--architectures", default="sm_80,sm_90a", help="default: %(default)s")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compilers at a time")
+    parser.add_argument("--json", action="store_true", help="print what was measured as JSON")
+    parser.add_argument("--update", action="store_true", help=f"rewrite {BUDGET}")
+    parser.add_argument("--write", metavar="PAGE", type=pathlib.Path, help="fill in the tables of a Markdown page")
+    options = parser.parse_args()
+    if options.files and options.update:
+        parser.error("--update takes all files: rows of the others would go")
+    nvcc = find_nvcc()
+    if not nvcc:
+        print("check_kernels.py: no nvcc was found, so no kernel was checked", file=sys.stderr)
+        return NO_NVCC
+    disassembler = find_disassembler(nvcc)
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    files = [str(pathlib.Path(file).resolve().relative_to(ROOT)) for file in options.files] or \
+        sorted(str(path.relative_to(ROOT)) for path in (ROOT / KERNELS).glob("*.cu"))
+    budget = json.loads((ROOT / BUDGET).read_text())
+    kernels = measure(nvcc, version, disassembler, files, options.architectures.split(","), options.jobs)
+    apply_launch(kernels, budget)
+    if options.update:
+        budget = updated_budget(budget, kernels)
+        (ROOT / BUDGET).write_text(budget_text(budget))
+    if options.files:
+        names = {pathlib.PurePath(file).name for file in files}
+        budget = {"kernels": {file: rows for file, rows in budget["kernels"].items() if file in names}}
+    found = faults(kernels, budget)
+    if options.json:
+        print(json.dumps({"kernels": [asdict(kernel) for kernel in kernels], "faults": found}, indent=1))
+    else:
+        print("\n".join(table(kernels)))
+    if not disassembler:
+        print("check_kernels.py: no cuobjdump with nvdisasm was found, so the machine code was not read "
+              "(scripts/setup.sh --cuda-checks installs them into .venv/)", file=sys.stderr)
+    if options.write:
+        if not disassembler or options.files:
+            parser.error("--write needs cuobjdump and all files")
+        options.write.write_text(page_with_resources(options.write.read_text(), kernels))
+    for fault in found:
+        print(f"check_kernels.py: {fault}", file=sys.stderr)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
