@@ -2,13 +2,25 @@
 if(OUTEFFHOP_CUDA STREQUAL "OFF")
   return()
 endif()
+
+# outeffhop_no_cuda(REASON): an error if CUDA was asked for.
+function(outeffhop_no_cuda reason)
+  if(OUTEFFHOP_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "OUTEFFHOP_CUDA=ON, but ${reason}")
+  endif()
+  message(STATUS "CUDA: ${reason}; the program will train on CPUs only")
+endfunction()
+
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  find_program(OUTEFFHOP_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin)
+  if(OUTEFFHOP_NVCC)
+    set(ENV{CUDACXX} ${OUTEFFHOP_NVCC})
+  endif()
+endif()
 include(CheckLanguage)
 check_language(CUDA)
 if(NOT CMAKE_CUDA_COMPILER)
-  if(OUTEFFHOP_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "OUTEFFHOP_CUDA=ON, but there is no nvcc (the CUDA Toolkit, version 12.4 or newer)")
-  endif()
-  message(STATUS "CUDA: no nvcc was found; the program will train on CPUs only")
+  outeffhop_no_cuda("no nvcc was found, or it does not work with this C++ compiler")
   return()
 endif()
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
@@ -16,7 +28,18 @@ if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
 endif()
 set(CMAKE_CUDA_ARCHITECTURES ${CMAKE_CUDA_ARCHITECTURES} CACHE STRING "GPU architectures to compile for" FORCE)
 enable_language(CUDA)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.4)
+  outeffhop_no_cuda("nvcc is ${CMAKE_CUDA_COMPILER_VERSION}, and 12.4 is the oldest that will do")
+  return()
+endif()
 find_package(CUDAToolkit REQUIRED)
+if(NOT TARGET CUDA::cublasLt OR NOT TARGET CUDA::cudart_static)
+  outeffhop_no_cuda("the CUDA Toolkit has no cuBLASLt or no static runtime library")
+  return()
+endif()
+if(NOT DEFINED CMAKE_CUDA_COMPILER_LAUNCHER AND CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})  # ccache
+endif()
 
 file(GLOB cuda_kernels CONFIGURE_DEPENDS cuda/*.cu)
 file(GLOB cuda_sources CONFIGURE_DEPENDS cuda/*.cpp)
@@ -25,13 +48,22 @@ target_include_directories(outeffhop_cuda PRIVATE ${CMAKE_SOURCE_DIR})
 target_link_libraries(outeffhop_cuda PRIVATE fmt::fmt CUDA::toolkit)
 # CMake 3.25 does not know that nvcc compiles C++20.
 set_target_properties(outeffhop_cuda PROPERTIES CUDA_STANDARD_REQUIRED OFF CUDA_EXTENSIONS ON)
-target_compile_options(outeffhop_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;-Xcompiler=-Wall,-Wextra>"
+# -lineinfo: profilers and compute-sanitizer name source lines; the machine code is the same. scripts/check_kernels.py
+# compiles with the same flags.
+target_compile_options(outeffhop_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;-lineinfo;-Xcompiler=-Wall,-Wextra>"
                                               "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra>")
 if(OUTEFFHOP_WERROR)
   target_compile_options(outeffhop_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror all-warnings -Xcompiler=-Werror>"
                                                 "$<$<COMPILE_LANGUAGE:CXX>:-Werror>")
 endif()
 
-target_compile_definitions(outeffhop_make_device PRIVATE OUTEFFHOP_HAS_CUDA=1)
+# What --version says of it.
+string(REGEX REPLACE "-(real|virtual)" "" architectures "${CMAKE_CUDA_ARCHITECTURES}")
+list(TRANSFORM architectures PREPEND "sm_" REGEX "^[0-9]")
+list(REMOVE_DUPLICATES architectures)
+list(JOIN architectures ", " architectures)
+target_compile_definitions(outeffhop_make_device PRIVATE
+                           OUTEFFHOP_HAS_CUDA=1
+                           OUTEFFHOP_CUDA_BUILD="toolkit ${CMAKE_CUDA_COMPILER_VERSION} for ${architectures}")
 target_sources(outeffhop_kernels INTERFACE $<TARGET_OBJECTS:outeffhop_cuda>)
 target_link_libraries(outeffhop_kernels INTERFACE CUDA::cudart_static CUDA::cublasLt)

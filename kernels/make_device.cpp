@@ -20,4 +20,12 @@ std::unique_ptr<Device> make_device(const DeviceOptions& options) {
   fail(ErrorKind::usage, "device \"{}\" does not exist; expected \"auto\", \"cpu\" or \"cuda\"", options.kind);
 }
 
+std::string built_backends() {
+#if OUTEFFHOP_HAS_CUDA
+  return "CPU, CUDA (" OUTEFFHOP_CUDA_BUILD ")";
+#else
+  return "CPU";
+#endif
+}
+
 }  // namespace outeffhop
