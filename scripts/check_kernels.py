@@ -390,6 +390,8 @@ def main():
         print("check_kernels.py: no nvcc was found, so no kernel was checked", file=sys.stderr)
         return NO_NVCC
     disassembler = find_disassembler(nvcc)
+    if options.write and not (disassembler and not options.files):
+        parser.error("--write needs cuobjdump with nvdisasm, and all files")
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
     files = [str(pathlib.Path(file).resolve().relative_to(ROOT)) for file in options.files] or \
         sorted(str(path.relative_to(ROOT)) for path in (ROOT / KERNELS).glob("*.cu"))
@@ -411,8 +413,6 @@ def main():
         print("check_kernels.py: no cuobjdump with nvdisasm was found, so the machine code was not read "
               "(scripts/setup.sh --cuda-checks installs them into .venv/)", file=sys.stderr)
     if options.write:
-        if not disassembler or options.files:
-            parser.error("--write needs cuobjdump and all files")
         options.write.write_text(page_with_resources(options.write.read_text(), kernels))
     for fault in found:
         print(f"check_kernels.py: {fault}", file=sys.stderr)
