@@ -13,6 +13,7 @@ class CudaDevice final : public Device {
     if (devices == 0) fail(ErrorKind::unsupported, "device \"cuda\" is not on this machine: CUDA lists no GPU");
     OUTEFFHOP_CUDA(cudaSetDevice(0));
     OUTEFFHOP_CUDA(cudaGetDeviceProperties(&properties_, 0));
+    context_.shared_bytes = properties_.sharedMemPerBlockOptin;
     OUTEFFHOP_CUDA(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking));
   }
   ~CudaDevice() override {
