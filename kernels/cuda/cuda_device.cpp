@@ -1,9 +1,6 @@
 #include "kernels/cuda/cuda_device.h"
 
-#include <optional>
-
 #include "kernels/cuda/check.h"
-#include "kernels/cuda/linear_engine.h"
 
 namespace outeffhop::cuda {
 namespace {
@@ -13,17 +10,12 @@ class CudaDevice final : public Device {
   CudaDevice() {
     int devices = 0;  // stays as it is where there is no driver
     OUTEFFHOP_CUDA(cudaGetDeviceCount(&devices));
-    if (devices == 0) fail(ErrorKind::unsupported, "device \"cuda\" is not on this machine: CUDA lists no GPU");
+    if (devices == 0) check(cudaErrorNoDevice, "cudaGetDeviceCount");
     OUTEFFHOP_CUDA(cudaSetDevice(0));
     OUTEFFHOP_CUDA(cudaGetDeviceProperties(&properties_, 0));
-    context_.shared_bytes = properties_.sharedMemPerBlockOptin;
     OUTEFFHOP_CUDA(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking));
-    linear_.emplace();
   }
-  ~CudaDevice() override {
-    cudaStreamSynchronize(context_.stream);
-    cudaStreamDestroy(context_.stream);
-  }
+  ~CudaDevice() override { cudaStreamDestroy(context_.stream); }  // its work still runs; freeing the workspace waits for it
 
   std::string description() const override {
     return fmt::format("CUDA, {}, compute capability {}.{}, {} multiprocessors, {:.1f} GB", properties_.name,
@@ -60,8 +52,8 @@ class CudaDevice final : public Device {
   void run(const EmbeddingBackward& op) override { embedding_backward(context_, op); }
   void run(const LayerNormForward& op) override { layernorm_forward(context_, op); }
   void run(const LayerNormBackward& op) override { layernorm_backward(context_, op); }
-  void run(const LinearForward& op) override { linear_forward(context_, *linear_, op); }
-  void run(const LinearBackward& op) override { linear_backward(context_, *linear_, op); }
+  void run(const LinearForward& op) override { linear_forward(context_, op); }
+  void run(const LinearBackward& op) override { linear_backward(context_, op); }
   void run(const ActivationForward& op) override { activation_forward(context_, op); }
   void run(const ActivationBackward& op) override { activation_backward(context_, op); }
   void run(const AttentionForward&) override { no_attention(); }
@@ -87,7 +79,6 @@ class CudaDevice final : public Device {
   cudaDeviceProp properties_{};
   Workspace workspace_;
   Context context_{nullptr, workspace_};
-  std::optional<LinearEngine> linear_;  // made when the device is chosen
 };
 
 }  // namespace
