@@ -44,4 +44,10 @@ void require_same(DType expected, const ConstTensor& given, const char* op, cons
          name_of(given.dtype));
 }
 
+std::uint32_t row_count(std::int64_t rows, const char* op) {
+  constexpr std::int64_t kMostBlocks = 0x7fffffff;
+  if (rows > kMostBlocks) fail(ErrorKind::unsupported, "{} on CUDA takes up to {} rows, not {}", op, kMostBlocks, rows);
+  return static_cast<std::uint32_t>(rows);
+}
+
 }  // namespace outeffhop::cuda

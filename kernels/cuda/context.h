@@ -33,6 +33,7 @@ class Workspace {
 struct Context {
   cudaStream_t stream = nullptr;
   Workspace& workspace;
+  std::size_t shared_bytes = 48 * 1024;  ///< of shared memory that a block can have
 };
 
 }  // namespace outeffhop::cuda

@@ -1,6 +1,9 @@
 #include "kernels/cuda/cuda_device.h"
 
+#include <optional>
+
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/linear_engine.h"
 
 namespace outeffhop::cuda {
 namespace {
@@ -13,7 +16,9 @@ class CudaDevice final : public Device {
     if (devices == 0) check(cudaErrorNoDevice, "cudaGetDeviceCount");
     OUTEFFHOP_CUDA(cudaSetDevice(0));
     OUTEFFHOP_CUDA(cudaGetDeviceProperties(&properties_, 0));
+    context_.shared_bytes = properties_.sharedMemPerBlockOptin;
     OUTEFFHOP_CUDA(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking));
+    linear_.emplace();
   }
   ~CudaDevice() override { cudaStreamDestroy(context_.stream); }  // its work still runs; freeing the workspace waits for it
 
@@ -52,8 +57,8 @@ class CudaDevice final : public Device {
   void run(const EmbeddingBackward& op) override { embedding_backward(context_, op); }
   void run(const LayerNormForward& op) override { layernorm_forward(context_, op); }
   void run(const LayerNormBackward& op) override { layernorm_backward(context_, op); }
-  void run(const LinearForward& op) override { linear_forward(context_, op); }
-  void run(const LinearBackward& op) override { linear_backward(context_, op); }
+  void run(const LinearForward& op) override { linear_forward(context_, *linear_, op); }
+  void run(const LinearBackward& op) override { linear_backward(context_, *linear_, op); }
   void run(const ActivationForward& op) override { activation_forward(context_, op); }
   void run(const ActivationBackward& op) override { activation_backward(context_, op); }
   void run(const AttentionForward&) override { no_attention(); }
@@ -79,6 +84,7 @@ class CudaDevice final : public Device {
   cudaDeviceProp properties_{};
   Workspace workspace_;
   Context context_{nullptr, workspace_};
+  std::optional<LinearEngine> linear_;  // made when the device is chosen
 };
 
 }  // namespace

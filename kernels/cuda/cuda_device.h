@@ -6,13 +6,15 @@
 
 namespace outeffhop::cuda {
 
+class LinearEngine;
+
 // The ops, one source file each (kernels/cuda/NAME.cu); CudaDevice::run forwards to them. All run on context.stream.
 void embedding_forward(const Context& context, const EmbeddingForward& op);
 void embedding_backward(const Context& context, const EmbeddingBackward& op);
 void layernorm_forward(const Context& context, const LayerNormForward& op);
 void layernorm_backward(const Context& context, const LayerNormBackward& op);
-void linear_forward(const Context& context, const LinearForward& op);
-void linear_backward(const Context& context, const LinearBackward& op);
+void linear_forward(const Context& context, LinearEngine& engine, const LinearForward& op);
+void linear_backward(const Context& context, LinearEngine& engine, const LinearBackward& op);
 void activation_forward(const Context& context, const ActivationForward& op);
 void activation_backward(const Context& context, const ActivationBackward& op);
 void dropout_add(const Context& context, const DropoutAdd& op);

@@ -50,8 +50,7 @@ __global__ void scatter_rows_kernel(const Unit* d_out,          // (>= count, un
 template <class Function>
 void with_units(const ConstTensor& from, const ConstTensor& to, std::int64_t C, const char* op, Function&& f) {
   with_storage(to.dtype, op, [&](auto element) {
-    using Bits = Pack<decltype(element)>;
-    if (vectors_aligned(from, C) && vectors_aligned(to, C)) return f(uint4{}, C / Bits::kSize);
+    if (vectors_aligned(from, C) && vectors_aligned(to, C)) return f(Words{}, C / kInWords<decltype(element)>);
     f(element, C);
   });
 }

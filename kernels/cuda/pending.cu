@@ -5,13 +5,7 @@ namespace outeffhop::cuda {
 #define PENDING(name, Op) \
   void name(const Context&, const Op&) { throw Error(ErrorKind::unsupported, #name " is pending"); }
 PENDING(embedding_backward, EmbeddingBackward)
-PENDING(layernorm_forward, LayerNormForward)
 PENDING(layernorm_backward, LayerNormBackward)
-PENDING(linear_forward, LinearForward)
-PENDING(linear_backward, LinearBackward)
-PENDING(activation_forward, ActivationForward)
-PENDING(activation_backward, ActivationBackward)
-PENDING(cross_entropy, CrossEntropy)
 PENDING(global_norm, GlobalNorm)
 PENDING(step_decision, StepDecision)
 PENDING(adamw, AdamW)

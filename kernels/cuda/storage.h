@@ -11,6 +11,10 @@ namespace outeffhop::cuda {
 /// Throws Error(unsupported) unless `given` is absent or has the element type `expected`.
 void require_same(DType expected, const ConstTensor& given, const char* op, const char* name);
 
+/// `rows` as kernels count them that give a row to a warp or a block. Throws Error(unsupported) where a grid has not as many
+/// blocks.
+std::uint32_t row_count(std::int64_t rows, const char* op);
+
 /// Calls f(T{}) with the C++ type of a storage dtype, float or bf16. Throws Error(unsupported) for others.
 template <class Function>
 void with_storage(DType dtype, const char* op, Function&& f) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/words.cuh"
 #include "kernels/tensor.h"
 
 namespace outeffhop::cuda {
@@ -16,29 +17,38 @@ struct Vector {
   float at[kVector];
 };
 
-/// 16 bytes in memory.
+/// A vector as it lies in memory.
 template <class T>
-struct alignas(16) Pack {
-  static constexpr int kSize = 16 / static_cast<int>(sizeof(T));
-  T at[kSize];
+struct PackedVector {
+  Words words[kVector / kInWords<T>];
 };
+
+/// The vector at p, a multiple of 16 bytes. Nothing waits for it until it is unpacked, so that vectors loaded one after the
+/// other are under way together.
+template <class T>
+__device__ __forceinline__ PackedVector<T> load_packed(const T* p) {
+  PackedVector<T> packed;
+#pragma unroll
+  for (int k = 0; k < kVector / kInWords<T>; ++k) packed.words[k] = reinterpret_cast<const Words*>(p)[k];
+  return packed;
+}
+
+template <class T>
+__device__ __forceinline__ Vector unpack(const PackedVector<T>& packed) {
+  Vector x;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) x.at[i] = element_of<T>(packed.words[i / kInWords<T>], i % kInWords<T>);
+  return x;
+}
 
 /// Elements p[0..valid) as floats, 0 beyond. `aligned`: p is a multiple of 16 bytes, so that whole vectors take 16-byte
 /// loads.
 template <class T>
 __device__ __forceinline__ Vector load_vector(const T* p, int valid, bool aligned) {
+  if (aligned && valid >= kVector) return unpack(load_packed(p));
   Vector x;
-  if (aligned && valid >= kVector) {
 #pragma unroll
-    for (int k = 0; k < kVector / Pack<T>::kSize; ++k) {
-      const Pack<T> pack = reinterpret_cast<const Pack<T>*>(p)[k];
-#pragma unroll
-      for (int i = 0; i < Pack<T>::kSize; ++i) x.at[k * Pack<T>::kSize + i] = static_cast<float>(pack.at[i]);
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) x.at[i] = i < valid ? static_cast<float>(p[i]) : 0.0f;
-  }
+  for (int i = 0; i < kVector; ++i) x.at[i] = i < valid ? static_cast<float>(p[i]) : 0.0f;
   return x;
 }
 
@@ -47,11 +57,11 @@ template <class T>
 __device__ __forceinline__ void store_vector(T* p, const Vector& x, int valid, bool aligned) {
   if (aligned && valid >= kVector) {
 #pragma unroll
-    for (int k = 0; k < kVector / Pack<T>::kSize; ++k) {
-      Pack<T> pack;
+    for (int k = 0; k < kVector / kInWords<T>; ++k) {
+      float elements[kInWords<T>];
 #pragma unroll
-      for (int i = 0; i < Pack<T>::kSize; ++i) pack.at[i] = static_cast<T>(x.at[k * Pack<T>::kSize + i]);
-      reinterpret_cast<Pack<T>*>(p)[k] = pack;
+      for (int i = 0; i < kInWords<T>; ++i) elements[i] = x.at[k * kInWords<T> + i];
+      reinterpret_cast<Words*>(p)[k] = words_of<T>(elements);
     }
   } else {
 #pragma unroll

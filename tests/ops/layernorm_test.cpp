@@ -17,8 +17,9 @@ struct Shape {
   std::int64_t count() const { return B * T * C; }
   std::int64_t rows() const { return B * T; }
 };
-const std::vector<Shape> kShapes = {{1, 1, 1},  {2, 3, 1},   {3, 5, 7},   {2, 8, 24},
-                                    {3, 7, 64}, {2, 3, 200}, {2, 5, 768}, {1, 3, 1000}};
+// The widths are also of each way that a backend has to share a row among threads.
+const std::vector<Shape> kShapes = {{1, 1, 1},   {2, 3, 1},   {3, 5, 7},    {2, 8, 24},   {3, 7, 64},
+                                    {2, 3, 200}, {2, 5, 768}, {1, 3, 1000}, {1, 2, 2056}, {1, 1, 16392}};
 
 std::vector<double> shifted(std::vector<double> values, double by) {
   for (double& v : values) v += by;

@@ -1,0 +1,436 @@
+// A stand-in for cuBLASLt that is as demanding as the library and no more precise than it promises: sums in fp32, rounded
+// once; TF32 operands and partial sums in D's type where the caller allows them.
+//
+// What the library answers with a status, this does too. What it does not check, and a GPU would answer with a fault or with
+// wrong numbers (pointers less aligned than the algorithm was asked for, a bias off a multiple of 16 bytes, overlapping
+// matrices), is a Violation.
+#include "tests/simt/cublaslt.h"
+
+#include <cublasLt.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "kernels/tensor.h"
+#include "tests/simt/executor.h"
+
+struct cublasLtContext {};
+struct cublasLtMatmulDescOpaque_t {
+  cublasComputeType_t compute;
+  cudaDataType_t scale;
+  std::int32_t transpose_a = CUBLAS_OP_N, transpose_b = CUBLAS_OP_N, bias_type = -1;
+  std::uint32_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+  const void* bias = nullptr;
+  void* aux = nullptr;
+  std::int64_t aux_leading_dimension = 0;
+};
+struct cublasLtMatrixLayoutOpaque_t {
+  cudaDataType type;
+  std::int64_t rows, columns, leading_dimension;
+};
+struct cublasLtMatmulPreferenceOpaque_t {
+  std::uint64_t workspace_bytes = 0;
+  std::uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_MASK;
+  std::uint32_t alignment[4] = {256, 256, 256, 256};  // of A, B, C, D
+};
+
+namespace outeffhop::simt {
+namespace {
+
+constexpr std::uint32_t kRelu = 2, kBias = 4, kGelu = 32, kAux = 128;
+constexpr std::uintptr_t kBiasAlignment = 16, kAuxAlignment = 16, kWorkspaceAlignment = 16;
+constexpr std::int64_t kAuxElements = 8;  // a leading dimension of aux is a multiple of this
+constexpr std::int64_t kSplitFrom = 64;   // sums at least this long are made in kParts parts
+constexpr std::int64_t kParts = 4;
+
+CublasLtCounts counts;
+std::uint32_t refused_epilogues = 0;
+
+std::int64_t size_of_type(cudaDataType type) { return type == CUDA_R_32F ? 4 : 2; }
+
+/// A product as asked for, and what an algorithm for it may rely on. Trivially copyable: it is what cublasLtMatmulAlgo_t
+/// holds.
+struct Algorithm {
+  std::int64_t m, n, k, workspace_bytes;
+  std::int32_t leading_dimensions[3];  // of A, B, D
+  std::uint32_t reductions;
+  std::uint16_t alignment[4];  // of A, B, C, D
+  std::uint8_t operand_type, result_type, transposes, compute;
+  std::uint32_t epilogue;
+
+  bool same_problem(const Algorithm& other) const {
+    return m == other.m && n == other.n && k == other.k && operand_type == other.operand_type &&
+           result_type == other.result_type && transposes == other.transposes && compute == other.compute &&
+           epilogue == other.epilogue && std::equal(leading_dimensions, leading_dimensions + 3, other.leading_dimensions);
+  }
+};
+static_assert(sizeof(Algorithm) <= sizeof(cublasLtMatmulAlgo_t));
+
+struct Problem {
+  cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+  Algorithm algorithm{};
+};
+
+bool fits(const cublasLtMatrixLayoutOpaque_t& layout) {
+  return layout.rows > 0 && layout.columns > 0 && layout.leading_dimension >= layout.rows;
+}
+
+/// The product that descriptors describe, or why there is none.
+Problem problem_of(cublasLtMatmulDesc_t description, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                   cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d) {
+  if (!description || !a || !b || !c || !d) return {CUBLAS_STATUS_INVALID_VALUE};
+  const bool ta = description->transpose_a == CUBLAS_OP_T, tb = description->transpose_b == CUBLAS_OP_T;
+  const std::int64_t m = ta ? a->columns : a->rows, k = ta ? a->rows : a->columns;
+  const std::int64_t n = tb ? b->rows : b->columns, k_of_b = tb ? b->columns : b->rows;
+  if (!fits(*a) || !fits(*b) || !fits(*c) || !fits(*d) || k != k_of_b || d->rows != m || d->columns != n || c->rows != m ||
+      c->columns != n)
+    return {CUBLAS_STATUS_INVALID_VALUE};
+  const bool bf16_operands = a->type == CUDA_R_16BF && (d->type == CUDA_R_16BF || d->type == CUDA_R_32F);
+  const bool fp32_operands = a->type == CUDA_R_32F && d->type == CUDA_R_32F;
+  if (a->type != b->type || c->type != d->type || !(bf16_operands || fp32_operands) || description->scale != CUDA_R_32F)
+    return {CUBLAS_STATUS_NOT_SUPPORTED};
+  const std::uint32_t epilogue = description->epilogue;
+  switch (epilogue) {
+    case CUBLASLT_EPILOGUE_DEFAULT:
+    case CUBLASLT_EPILOGUE_RELU:
+    case CUBLASLT_EPILOGUE_BIAS:
+    case CUBLASLT_EPILOGUE_RELU_BIAS:
+    case CUBLASLT_EPILOGUE_GELU:
+    case CUBLASLT_EPILOGUE_GELU_BIAS:
+    case CUBLASLT_EPILOGUE_GELU_AUX:
+    case CUBLASLT_EPILOGUE_GELU_AUX_BIAS:
+      break;
+    default:
+      return {CUBLAS_STATUS_INVALID_VALUE};
+  }
+  if (epilogue & kBias && description->bias_type != -1 && description->bias_type != d->type)
+    return {CUBLAS_STATUS_NOT_SUPPORTED};
+  if (epilogue & kAux && (description->aux_leading_dimension < m || description->aux_leading_dimension % kAuxElements != 0))
+    return {CUBLAS_STATUS_INVALID_VALUE};
+  if (epilogue & refused_epilogues) return {CUBLAS_STATUS_NOT_SUPPORTED};
+  Problem problem;
+  Algorithm& algorithm = problem.algorithm;
+  algorithm.m = m;
+  algorithm.n = n;
+  algorithm.k = k;
+  algorithm.leading_dimensions[0] = static_cast<std::int32_t>(a->leading_dimension);
+  algorithm.leading_dimensions[1] = static_cast<std::int32_t>(b->leading_dimension);
+  algorithm.leading_dimensions[2] = static_cast<std::int32_t>(d->leading_dimension);
+  algorithm.operand_type = static_cast<std::uint8_t>(a->type);
+  algorithm.result_type = static_cast<std::uint8_t>(d->type);
+  algorithm.transposes = static_cast<std::uint8_t>(2 * ta + tb);
+  algorithm.compute = static_cast<std::uint8_t>(description->compute);
+  algorithm.epilogue = epilogue;
+  return problem;
+}
+
+void demand(bool condition, const std::string& what) {
+  if (!condition) throw Violation("cublasLtMatmul: " + what);
+}
+
+void demand_aligned(const void* pointer, std::uintptr_t alignment, const char* name, const char* why) {
+  demand(reinterpret_cast<std::uintptr_t>(pointer) % alignment == 0,
+         fmt::format("{} at {} is not a multiple of {} bytes, {}", name, pointer, alignment, why));
+}
+
+struct Span {
+  const char* name;
+  const char* begin;
+  std::int64_t bytes;
+};
+Span span_of(const char* name, const void* data, const cublasLtMatrixLayoutOpaque_t& layout) {
+  return {name, static_cast<const char*>(data),
+          ((layout.columns - 1) * layout.leading_dimension + layout.rows) * size_of_type(layout.type)};
+}
+void demand_apart(const Span& written, const Span& other) {
+  demand(written.begin + written.bytes <= other.begin || other.begin + other.bytes <= written.begin,
+         fmt::format("{}, which is written, overlaps {}", written.name, other.name));
+}
+
+float read(const void* data, cudaDataType type, std::int64_t i) {
+  return type == CUDA_R_32F ? static_cast<const float*>(data)[i] : static_cast<float>(static_cast<const bf16*>(data)[i]);
+}
+void write(void* data, cudaDataType type, std::int64_t i, float value) {
+  if (type == CUDA_R_32F) {
+    static_cast<float*>(data)[i] = value;
+  } else {
+    static_cast<bf16*>(data)[i] = bf16(value);
+  }
+}
+float rounded(cudaDataType type, float value) { return type == CUDA_R_32F ? value : static_cast<float>(bf16(value)); }
+/// To the 10 bits of significand that TF32 has.
+float tf32(float value) {
+  const auto bits = __builtin_bit_cast(std::uint32_t, value);
+  return std::isfinite(value) ? __builtin_bit_cast(float, (bits + 0x1000u) & ~0x1fffu) : value;
+}
+
+float gelu_tanh(float x) {
+  const double z = 0.7978845608028654 * (x + 0.044715 * static_cast<double>(x) * x * x);
+  return static_cast<float>(0.5 * x * (1 + std::tanh(z)));
+}
+
+/// All that a product needs when its turn in the stream comes.
+struct Work {
+  Algorithm algorithm;
+  const void *a, *b, *c, *bias;
+  void *d, *aux, *workspace;
+  float alpha, beta;
+  std::int64_t c_leading_dimension, aux_leading_dimension;
+
+  static constexpr std::int64_t kWide = 8, kHigh = 4;  // a tile of the result that stays in registers
+
+  static std::int64_t padded(std::int64_t count, std::int64_t multiple) {
+    return (count + multiple - 1) / multiple * multiple;
+  }
+  /// op(X) as fp32, `rows` neighbouring elements for each of `columns`, with zeros up to a multiple.
+  std::vector<float> packed(const void* data, std::int64_t rows, std::int64_t columns, std::int64_t multiple,
+                            std::int64_t row_stride, std::int64_t column_stride) const {
+    const auto type = static_cast<cudaDataType>(algorithm.operand_type);
+    const std::int64_t stride = padded(rows, multiple);
+    std::vector<float> values(static_cast<std::size_t>(stride * columns));
+    for (std::int64_t column = 0; column < columns; ++column)
+      for (std::int64_t row = 0; row < rows; ++row) {
+        const float value = read(data, type, row * row_stride + column * column_stride);
+        values[static_cast<std::size_t>(column * stride + row)] =
+            algorithm.compute == CUBLAS_COMPUTE_32F_FAST_TF32 ? tf32(value) : value;
+      }
+    return values;
+  }
+
+  void operator()() const {
+    const auto [m, n, k, workspace_bytes] = std::tuple(algorithm.m, algorithm.n, algorithm.k, algorithm.workspace_bytes);
+    if (workspace_bytes) std::memset(workspace, 0xa5, static_cast<std::size_t>(workspace_bytes));
+    const std::int64_t ld_a = algorithm.leading_dimensions[0], ld_b = algorithm.leading_dimensions[1];
+    const bool ta = algorithm.transposes & 2, tb = algorithm.transposes & 1;
+    const std::vector<float> left = packed(a, m, k, kWide, ta ? ld_a : 1, ta ? 1 : ld_a);   // (k, m)
+    const std::vector<float> right = packed(b, n, k, kHigh, tb ? 1 : ld_b, tb ? ld_b : 1);  // (k, n)
+    const auto type = static_cast<cudaDataType>(algorithm.result_type);
+    constexpr std::uint32_t kRounding = CUBLASLT_REDUCTION_SCHEME_INPLACE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
+    const std::int64_t parts = k >= kSplitFrom && algorithm.reductions & kRounding ? kParts : 1;
+    const std::int64_t left_stride = padded(m, kWide), right_stride = padded(n, kHigh);
+#pragma omp parallel for schedule(static)
+    for (std::int64_t j = 0; j < n; j += kHigh) {
+      for (std::int64_t i = 0; i < m; i += kWide) {
+        float total[kHigh][kWide] = {};
+        for (std::int64_t part = 0; part < parts; ++part) {
+          float sum[kHigh][kWide] = {};
+          for (std::int64_t p = part * k / parts; p < (part + 1) * k / parts; ++p) {
+            const float* x = &left[static_cast<std::size_t>(p * left_stride + i)];
+            const float* y = &right[static_cast<std::size_t>(p * right_stride + j)];
+            for (int h = 0; h < kHigh; ++h)
+              for (int w = 0; w < kWide; ++w) sum[h][w] += x[w] * y[h];
+          }
+          for (int h = 0; h < kHigh; ++h)
+            for (int w = 0; w < kWide; ++w) total[h][w] = parts == 1 ? sum[h][w] : rounded(type, total[h][w] + sum[h][w]);
+        }
+        for (std::int64_t h = 0; h < std::min(kHigh, n - j); ++h)
+          for (std::int64_t w = 0; w < std::min(kWide, m - i); ++w) finish(i + w, j + h, total[h][w]);
+      }
+    }
+  }
+
+  void finish(std::int64_t row, std::int64_t column, float sum) const {
+    const auto type = static_cast<cudaDataType>(algorithm.result_type);
+    float value = alpha * sum;
+    if (beta != 0) value += beta * read(c, type, row + column * c_leading_dimension);
+    if (algorithm.epilogue & kBias) value += read(bias, type, row);
+    if (algorithm.epilogue & kAux) write(aux, type, row + column * aux_leading_dimension, value);
+    if (algorithm.epilogue & kRelu) value = value <= 0 ? 0 : value;
+    if (algorithm.epilogue & kGelu) value = gelu_tanh(value);
+    write(d, type, row + column * std::int64_t{algorithm.leading_dimensions[2]}, value);
+  }
+};
+
+/// Copies an attribute if it has the size it should have.
+template <class T>
+cublasStatus_t set(T& field, const void* value, std::size_t bytes) {
+  if (!value || bytes != sizeof field) return CUBLAS_STATUS_INVALID_VALUE;
+  std::memcpy(&field, value, sizeof field);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+template <class T, class... Arguments>
+cublasStatus_t create(T** object, Arguments... arguments) {
+  if (!object) return CUBLAS_STATUS_INVALID_VALUE;
+  *object = new T{arguments...};
+  ++counts.alive;
+  return CUBLAS_STATUS_SUCCESS;
+}
+template <class T>
+cublasStatus_t destroy(T* object) {
+  if (object) --counts.alive;
+  delete object;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+}  // namespace
+
+const CublasLtCounts& cublaslt_counts() { return counts; }
+void cublaslt_refuse_epilogues(std::uint32_t bits) { refused_epilogues = bits; }
+
+}  // namespace outeffhop::simt
+
+using namespace outeffhop::simt;
+
+const char* cublasLtGetStatusString(cublasStatus_t status) {
+  switch (status) {
+    case CUBLAS_STATUS_SUCCESS:
+      return "success";
+    case CUBLAS_STATUS_NOT_INITIALIZED:
+      return "the library was not initialized";
+    case CUBLAS_STATUS_INVALID_VALUE:
+      return "an invalid value was given";
+    case CUBLAS_STATUS_NOT_SUPPORTED:
+      return "the operation is not supported";
+    default:
+      return "unknown status";
+  }
+}
+std::size_t cublasLtGetVersion() { return 130000; }
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) { return create(handle); }
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) { return destroy(handle); }
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* description, cublasComputeType_t compute,
+                                        cudaDataType_t scale) {
+  return create(description, compute, scale);
+}
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t description) { return destroy(description); }
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t description, cublasLtMatmulDescAttributes_t attribute,
+                                              const void* value, std::size_t bytes) {
+  if (!description) return CUBLAS_STATUS_INVALID_VALUE;
+  switch (attribute) {
+    case CUBLASLT_MATMUL_DESC_TRANSA:
+      return set(description->transpose_a, value, bytes);
+    case CUBLASLT_MATMUL_DESC_TRANSB:
+      return set(description->transpose_b, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE:
+      return set(description->epilogue, value, bytes);
+    case CUBLASLT_MATMUL_DESC_BIAS_POINTER:
+      return set(description->bias, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER:
+      return set(description->aux, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD:
+      return set(description->aux_leading_dimension, value, bytes);
+    case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
+      return set(description->bias_type, value, bytes);
+  }
+  return CUBLAS_STATUS_INVALID_VALUE;
+}
+
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type, std::uint64_t rows,
+                                          std::uint64_t columns, std::int64_t leading_dimension) {
+  return create(layout, type, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(columns), leading_dimension);
+}
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) { return destroy(layout); }
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) { return create(preference); }
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) { return destroy(preference); }
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t attribute, const void* value,
+                                                    std::size_t bytes) {
+  if (!preference) return CUBLAS_STATUS_INVALID_VALUE;
+  switch (attribute) {
+    case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES:
+      return set(preference->workspace_bytes, value, bytes);
+    case CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK:
+      return set(preference->reductions, value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES:
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES:
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES:
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES:
+      return set(preference->alignment[attribute - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], value, bytes);
+  }
+  return CUBLAS_STATUS_INVALID_VALUE;
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t description,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
+                                              cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t preference, int requested,
+                                              cublasLtMatmulHeuristicResult_t results[], int* returned) {
+  if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
+  if (!preference || requested < 1 || !results || !returned) return CUBLAS_STATUS_INVALID_VALUE;
+  ++counts.searches;
+  *returned = 0;
+  Problem problem = problem_of(description, a, b, c, d);
+  if (problem.status != CUBLAS_STATUS_SUCCESS) return problem.status;
+  Algorithm& algorithm = problem.algorithm;
+  std::copy(preference->alignment, preference->alignment + 4, algorithm.alignment);
+  algorithm.reductions = preference->reductions;
+  // Of partial sums in fp32.
+  const std::int64_t split_bytes = algorithm.m * algorithm.n * 4;
+  if (algorithm.k >= kSplitFrom && preference->reductions & CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE &&
+      split_bytes <= static_cast<std::int64_t>(preference->workspace_bytes))
+    algorithm.workspace_bytes = split_bytes;
+  results[0] = {};
+  std::memcpy(&results[0].algo, &algorithm, sizeof algorithm);
+  results[0].workspaceSize = static_cast<std::size_t>(algorithm.workspace_bytes);
+  *returned = 1;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t description, const void* alpha, const void* a,
+                              cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
+                              const void* beta, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
+                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algorithm, void* workspace,
+                              std::size_t workspace_bytes, cudaStream_t stream) {
+  if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
+  const Problem problem = problem_of(description, a_layout, b_layout, c_layout, d_layout);
+  if (problem.status != CUBLAS_STATUS_SUCCESS) return problem.status;
+  if (!alpha || !beta || !a || !b || !c || !d || !algorithm) return CUBLAS_STATUS_INVALID_VALUE;
+  Work work{};
+  std::memcpy(&work.algorithm, algorithm, sizeof work.algorithm);
+  if (!work.algorithm.same_problem(problem.algorithm)) return CUBLAS_STATUS_INVALID_VALUE;
+  if (work.algorithm.workspace_bytes > static_cast<std::int64_t>(workspace_bytes)) return CUBLAS_STATUS_INVALID_VALUE;
+  const bool biased = work.algorithm.epilogue & kBias, auxiliary = work.algorithm.epilogue & kAux;
+  if ((biased && !description->bias) || (auxiliary && !description->aux)) return CUBLAS_STATUS_INVALID_VALUE;
+  std::memcpy(&work.alpha, alpha, sizeof work.alpha);
+  std::memcpy(&work.beta, beta, sizeof work.beta);
+
+  const void* matrices[4] = {a, b, c, d};
+  constexpr const char* kNames[4] = {"A", "B", "C", "D"};
+  for (int i = 0; i < 4; ++i)
+    demand_aligned(matrices[i], work.algorithm.alignment[i], kNames[i], "as its algorithm was chosen for");
+  if (work.algorithm.workspace_bytes) {
+    demand(workspace, "the workspace is null");
+    demand_aligned(workspace, kWorkspaceAlignment, "the workspace", "as a workspace has to be");
+  }
+  if (biased) demand_aligned(description->bias, kBiasAlignment, "the bias", "which the library loads at once");
+  if (auxiliary) demand_aligned(description->aux, kAuxAlignment, "the auxiliary output", "which the library stores at once");
+
+  std::vector<Span> read = {span_of("A", a, *a_layout), span_of("B", b, *b_layout)};
+  if (biased)
+    read.push_back({"the bias", static_cast<const char*>(description->bias), d_layout->rows * size_of_type(d_layout->type)});
+  std::vector<Span> written = {span_of("D", d, *d_layout)};
+  if (auxiliary)
+    written.push_back(span_of("the auxiliary output", description->aux,
+                              {d_layout->type, d_layout->rows, d_layout->columns, description->aux_leading_dimension}));
+  if (work.algorithm.workspace_bytes)
+    written.push_back({"the workspace", static_cast<const char*>(workspace), work.algorithm.workspace_bytes});
+  for (std::size_t i = 0; i < written.size(); ++i) {
+    for (const Span& other : read) demand_apart(written[i], other);
+    for (std::size_t j = 0; j < i; ++j) demand_apart(written[i], written[j]);
+  }
+  if (c == d) {
+    demand(c_layout->leading_dimension == d_layout->leading_dimension, "C is D, but their layouts differ");
+  } else if (work.beta != 0) {
+    for (const Span& output : written) demand_apart(output, span_of("C", c, *c_layout));
+  }
+
+  work.a = a;
+  work.b = b;
+  work.c = c;
+  work.d = d;
+  work.bias = description->bias;
+  work.aux = description->aux;
+  work.workspace = workspace;
+  work.c_leading_dimension = c_layout->leading_dimension;
+  work.aux_leading_dimension = description->aux_leading_dimension;
+  ++counts.products;
+  counts.epilogue = work.algorithm.epilogue;
+  submit(stream, work);
+  return CUBLAS_STATUS_SUCCESS;
+}
