@@ -4,6 +4,8 @@
 
 #include <chrono>
 #include <fstream>
+#include <map>
+#include <sstream>
 #include <thread>
 
 #include "tests/train/process.h"
@@ -35,6 +37,30 @@ TEST_CASE("Help and version") {
   CHECK(run({}).code == 2);
   CHECK(run({"frobnicate"}).code == 2);
   CHECK_THAT(run({"train"}).error, Contains("--config"));
+}
+
+TEST_CASE("The options that the README gives are there") {
+  std::istringstream readme(read_file(OUTEFFHOP_SOURCE_DIR "/README.md"));
+  std::map<std::string, std::string> help;
+  int options = 0;
+  std::string line, command;
+  while (std::getline(readme, line)) {
+    // A command may go on in the next lines.
+    const bool goes_on = !command.empty() && command.back() == '\\';
+    command = goes_on ? command.substr(0, command.size() - 1) + line : line;
+    if (command.ends_with('\\')) continue;
+    std::istringstream words(command);
+    std::string word, subcommand;
+    if (!(words >> word && word == "build/outeffhop" && words >> subcommand)) continue;
+    if (!help.contains(subcommand)) help[subcommand] = run({subcommand, "--help"}).output;
+    while (words >> word && word != "#") {
+      if (!word.starts_with("--")) continue;
+      INFO(subcommand << ' ' << word);
+      CHECK_THAT(help[subcommand], Contains(" " + word + " ") || Contains(" " + word + "\n"));
+      ++options;
+    }
+  }
+  CHECK(options > 10);
 }
 
 TEST_CASE("A user's mistake is one line and has its exit code") {
