@@ -9,7 +9,7 @@ From ptxas: registers, spills, stack, shared memory; computed from them: how man
 machine code, where cuobjdump and nvdisasm are (the CUDA Toolkit, PATH, or .venv/: scripts/setup.sh --cuda-checks): 16-byte
 accesses to global memory, tensor-core instructions, local memory, atomics. Compiled files are kept in .cache/kernels/.
 
-The budget has a row for each kernel of each file, or for one instance ("name<bf16>"), which then counts instead:
+The budget has a row for each kernel of each file; one for an instance ("name<bf16>") or several ("name<bf16, *>") counts before:
     threads          of a block, as it is launched for 768 channels
     dynamic_shared   bytes of shared memory that this launch asks for; default 0
     largest          [threads, dynamic_shared] of the largest launch, where sizes depend on the shape: it must fit
@@ -24,6 +24,7 @@ Exit status: 0 all is well, 1 not (one line each), 2 wrong usage, 77 there is no
 
 import argparse
 import concurrent.futures
+import fnmatch
 import hashlib
 import json
 import os
@@ -112,7 +113,7 @@ def kernel_name(demangled):
         if character == "(" and depth == 0:
             text = text[:end]
             break
-    return re.sub(r"^(void|auto) ", "", text).strip()
+    return re.sub(r"^(void|auto) ", "", text).strip().replace("> >", ">>")
 
 
 def demangle(names):
@@ -171,9 +172,19 @@ def parse_sass(text):
     return functions
 
 
+def row_is_for(name, kernel):
+    return name in (kernel.name, kernel.base) or "<" in name and fnmatch.fnmatchcase(kernel.name, name)
+
+
+def row_name(budget, kernel):
+    """Of the row that counts: the closest; None where there is none."""
+    names = [name for name in budget["kernels"].get(kernel.file, {}) if row_is_for(name, kernel)]
+    return max(names, key=lambda name: (name == kernel.name, len(name)), default=None)
+
+
 def budget_row(budget, kernel):
-    rows = budget["kernels"].get(kernel.file, {})
-    return rows.get(kernel.name, rows.get(kernel.base))
+    name = row_name(budget, kernel)
+    return None if name is None else budget["kernels"][kernel.file][name]
 
 
 def for_architecture(value, arch):
@@ -236,7 +247,7 @@ def faults(kernels, budget):
     found = []
     for file, rows in budget["kernels"].items():
         for name, row in rows.items():
-            if not any(kernel.file == file and name in (kernel.name, kernel.base) for kernel in kernels):
+            if not any(kernel.file == file and row_is_for(name, kernel) for kernel in kernels):
                 found.append(f"{BUDGET} has a row for {name} in {file}, where there is no such kernel")
             for key in row.keys() - ROW_KEYS:
                 found.append(f"{BUDGET}: the row of {name} has \"{key}\", which means nothing")
@@ -333,7 +344,7 @@ def updated_budget(budget, kernels):
     result = {}
     for kernel in kernels:
         rows = budget["kernels"].get(kernel.file, {})
-        name = kernel.name if kernel.name in rows else kernel.base
+        name = row_name(budget, kernel) or kernel.base
         row = result.setdefault(kernel.file, {}).setdefault(name, {**rows.get(name, {"threads": 0}),
                                                                    "max_registers": {}, "min_occupancy": {}})
         registers, occupancies = row["max_registers"], row["min_occupancy"]
@@ -363,13 +374,20 @@ def page_with_resources(page, kernels):
     """The page, with a table of its kernels between each pair of marks <!-- resources: FILE.cu --> and
     <!-- end of resources -->."""
     def fill(match):
-        rows = ["| kernel | | registers | shared memory | blocks | occupancy | 16-byte loads, stores | tensor core |",
-                "|---|---|--:|--:|--:|--:|--:|--:|"]
-        for k in kernels:
-            if k.file == match[2]:
-                rows.append(f"| `{k.name}` | {k.arch} | {k.registers} | {k.static_shared + k.dynamic_shared} | {k.blocks} x "
-                            f"{k.threads} | {k.occupancy:.0%} | {k.sass['load_128']}, {k.sass['store_128']} | "
-                            f"{k.sass['tensor_core'] or ''} |")
+        mine = {}
+        for kernel in kernels:
+            if kernel.file == match[2]:
+                mine.setdefault(kernel.name, []).append(kernel)
+        archs = " / ".join(dict.fromkeys(kernel.arch for kernel in kernels))
+        rows = [f"| {archs} | threads | shared memory | registers | blocks | occupancy | 16-byte loads, stores | tensor core |",
+                "|---|--:|--:|--:|--:|--:|--:|--:|"]
+        for name, variants in mine.items():
+            def each(value):
+                return " / ".join(str(value(kernel)) for kernel in variants)
+            first = variants[0]
+            rows.append(f"| `{name}` | {first.threads} | {first.static_shared + first.dynamic_shared} | "
+                        f"{each(lambda k: k.registers)} | {each(lambda k: k.blocks)} | {each(lambda k: f'{k.occupancy:.0%}')} | "
+                        f"{first.sass['load_128']}, {first.sass['store_128']} | {first.sass['tensor_core'] or ''} |")
         return match[1] + "\n".join(rows) + "\n" + match[3]
     return MARKED.sub(fill, page)
 

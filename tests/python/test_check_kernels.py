@@ -2,7 +2,6 @@
 sound kernel has none. Nothing is compiled here."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import pathlib
@@ -12,10 +11,8 @@ from unittest import mock
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests/fixtures/kernels"
-SPEC = importlib.util.spec_from_file_location("check_kernels", ROOT / "scripts/check_kernels.py")
-check_kernels = importlib.util.module_from_spec(SPEC)
-sys.modules["check_kernels"] = check_kernels
-SPEC.loader.exec_module(check_kernels)
+sys.path.insert(0, str(ROOT / "scripts"))
+import check_kernels  # noqa: E402
 
 SOUND = "vector_kernel<4>"
 
@@ -161,11 +158,16 @@ class Faults(unittest.TestCase):
         budget = {"kernels": {"faulty.cu": {"vector_kernel": row(tensor_cores=True, sass=["load_256"])}}}
         self.assertEqual(len(check_kernels.faults(kernels, budget)), 3)
 
-    def test_the_row_of_an_instance_counts_before_the_kernels(self):
+    def test_the_closest_row_counts(self):
         kernels = [measured()[SOUND]]
-        budget = {"kernels": {"faulty.cu": {"vector_kernel": row(max_registers=1), "vector_kernel<4>": row()}}}
-        check_kernels.apply_launch(kernels, budget)
-        self.assertEqual(check_kernels.faults(kernels, budget), [])
+        sound, tight = row(), row(max_registers=1)
+        for rows in ({"vector_kernel": tight, "vector_kernel<4>": sound}, {"vector_kernel<*>": sound, "vector_kernel": tight},
+                     {"vector_kernel<*>": tight, "vector_kernel<4>": sound}):
+            budget = {"kernels": {"faulty.cu": rows}}
+            check_kernels.apply_launch(kernels, budget)
+            self.assertEqual(check_kernels.faults(kernels, budget), [])
+        budget = {"kernels": {"faulty.cu": {"vector_kernel<4>": sound, "vector_kernel<5*": sound}}}
+        self.expect(check_kernels.faults(kernels, budget), "vector_kernel<5*", "no such kernel")
 
 
 class Files(unittest.TestCase):
@@ -190,7 +192,7 @@ class Files(unittest.TestCase):
                "<!-- end of resources -->\n"
         written = check_kernels.page_with_resources(page, kernels)
         self.assertNotIn("old", written)
-        self.assertIn("| `vector_kernel<4>` | sm_90a | 14 |", written)
+        self.assertIn("| `vector_kernel<4>` | 0 | 0 | 14 |", written)
         self.assertEqual(written.count("`vector_kernel<4>`"), 1)
         self.assertTrue(written.startswith("a\n") and "\nb\n" in written)
         self.assertEqual(check_kernels.page_with_resources(written, kernels), written)
