@@ -6,6 +6,8 @@
 // depend on the order, and the fast-math intrinsics.
 #pragma once
 
+#include <math.h>  // isfinite and its kin, without std
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -102,44 +104,45 @@ namespace outeffhop::simt {
 /// Integers only.
 template <class T>
 concept Atomic = std::is_same_v<T, int> || std::is_same_v<T, unsigned> || std::is_same_v<T, unsigned long long>;
+
+/// Threads take turns, so an access as a whole is atomic.
+template <Atomic T, class Change>
+T change_atomically(T* p, const Where& where, Change change) {
+  if (in_shared_memory(p)) note_shared_atomic(shared_offset(p, sizeof(T), where), sizeof(T), where);
+  const T old = *p;
+  *p = change(old);
+  return old;
+}
 }  // namespace outeffhop::simt
 
-// Threads take turns, so an access as a whole is atomic.
 template <outeffhop::simt::Atomic T>
-T atomicAdd(T* p, std::type_identity_t<T> v) {
-  T old = *p;
-  *p = old + v;
-  return old;
+T atomicAdd(T* p, std::type_identity_t<T> v, const outeffhop::simt::Where& where = outeffhop::simt::Where::current()) {
+  return outeffhop::simt::change_atomically(p, where, [v](T old) { return old + v; });
 }
 template <outeffhop::simt::Atomic T>
-T atomicMax(T* p, std::type_identity_t<T> v) {
-  T old = *p;
-  *p = std::max(old, v);
-  return old;
+T atomicMax(T* p, std::type_identity_t<T> v, const outeffhop::simt::Where& where = outeffhop::simt::Where::current()) {
+  return outeffhop::simt::change_atomically(p, where, [v](T old) { return std::max(old, v); });
 }
 template <outeffhop::simt::Atomic T>
-T atomicMin(T* p, std::type_identity_t<T> v) {
-  T old = *p;
-  *p = std::min(old, v);
-  return old;
+T atomicMin(T* p, std::type_identity_t<T> v, const outeffhop::simt::Where& where = outeffhop::simt::Where::current()) {
+  return outeffhop::simt::change_atomically(p, where, [v](T old) { return std::min(old, v); });
 }
 template <outeffhop::simt::Atomic T>
-T atomicOr(T* p, std::type_identity_t<T> v) {
-  T old = *p;
-  *p = old | v;
-  return old;
+T atomicAnd(T* p, std::type_identity_t<T> v, const outeffhop::simt::Where& where = outeffhop::simt::Where::current()) {
+  return outeffhop::simt::change_atomically(p, where, [v](T old) { return old & v; });
 }
 template <outeffhop::simt::Atomic T>
-T atomicExch(T* p, std::type_identity_t<T> v) {
-  T old = *p;
-  *p = v;
-  return old;
+T atomicOr(T* p, std::type_identity_t<T> v, const outeffhop::simt::Where& where = outeffhop::simt::Where::current()) {
+  return outeffhop::simt::change_atomically(p, where, [v](T old) { return old | v; });
 }
 template <outeffhop::simt::Atomic T>
-T atomicCAS(T* p, std::type_identity_t<T> compare, std::type_identity_t<T> v) {
-  T old = *p;
-  if (old == compare) *p = v;
-  return old;
+T atomicExch(T* p, std::type_identity_t<T> v, const outeffhop::simt::Where& where = outeffhop::simt::Where::current()) {
+  return outeffhop::simt::change_atomically(p, where, [v](T) { return v; });
+}
+template <outeffhop::simt::Atomic T>
+T atomicCAS(T* p, std::type_identity_t<T> compare, std::type_identity_t<T> v,
+            const outeffhop::simt::Where& where = outeffhop::simt::Where::current()) {
+  return outeffhop::simt::change_atomically(p, where, [=](T old) { return old == compare ? v : old; });
 }
 
 inline void __syncthreads(const outeffhop::simt::Where& where = outeffhop::simt::Where::current()) {

@@ -57,7 +57,7 @@ struct Gathering {
 /// What the lanes of a warp do, as masks. Each of the block's threads is in one of them.
 struct Warp {
   std::uint32_t ready = 0, at_barrier = 0, at_collective = 0, done = 0;
-  std::vector<Gathering> gatherings;  ///< their masks have no lane in common
+  std::vector<Gathering> gatherings;
 };
 
 struct Block {
@@ -74,12 +74,12 @@ class Executor {
   void warp_collective(const Collective& collective, const void* in, void* out, CollectiveBody compute, const Where& where);
   void order_lanes(std::uint32_t mask) { shadow_.warp_barrier(running_->linear / kWarpSize, mask); }
   void note(Access access, std::size_t offset, std::size_t bytes, const Where& where) {
-    if (const auto wrong = shadow_.note(access, offset, bytes, running_->linear)) violate(*wrong, where);
+    if (const auto wrong = shadow_.note(access, offset, bytes, self(where).linear)) violate(*wrong, where);
   }
   void async_copy(const AsyncCopy& copy);
-  void commit_async_copies() { ++running_->groups; }
+  void commit_async_copies(const Where& where) { ++self(where).groups; }
   void wait_for_async_copies(unsigned groups, const Where& where);
-  unsigned lane() const { return running_->linear % kWarpSize; }
+  unsigned lane() const { return running_ ? running_->linear % kWarpSize : 0; }
   std::byte* shared() { return shared_.data(); }
   std::size_t shared_bytes() const { return launch_ ? launch_->shared_bytes : 0; }
 
@@ -95,6 +95,11 @@ class Executor {
   void cancel_all();
   std::string describe_deadlock() const;
   std::string place(const Thread& thread) const;
+  /// The running thread.
+  Thread& self(const Where& where) const {
+    if (!running_) violate("this is for kernels", where);
+    return *running_;
+  }
   bool returned(unsigned linear) const {
     return linear >= threads_.size() || (warps_[linear / kWarpSize].done >> linear % kWarpSize & 1u);
   }
@@ -185,6 +190,7 @@ void Executor::wait(std::uint32_t Warp::*at, const Where& where) {
 }
 
 unsigned Executor::block_barrier(bool predicate, const Where& where) {
+  static_cast<void>(self(where));
   if (block_.at_barrier == 0) {
     block_.barrier = where;
   } else if (!same_place(block_.barrier, where)) {
@@ -209,15 +215,25 @@ unsigned Executor::block_barrier(bool predicate, const Where& where) {
 
 void Executor::warp_collective(const Collective& collective, const void* in, void* out, CollectiveBody compute,
                                const Where& where) {
-  const unsigned lane = running_->linear % kWarpSize, first = running_->linear - lane;
+  const unsigned linear = self(where).linear, lane = linear % kWarpSize, first = linear - lane;
   if (!(collective.mask >> lane & 1u)) {
     violate(
         fmt::format("lane {} calls {} with the mask {:#010x}, which leaves it out", lane, collective.name, collective.mask),
         where);
   }
   Warp& warp = warps_[first / kWarpSize];
-  auto mine = std::find_if(warp.gatherings.begin(), warp.gatherings.end(),
-                           [&](const Gathering& g) { return (g.collective.mask & collective.mask) != 0; });
+  auto mine = warp.gatherings.begin();
+  for (; mine != warp.gatherings.end(); ++mine) {
+    if (mine->collective.mask == collective.mask && same_place(mine->where, where) &&
+        (mine->collective.name == collective.name || std::strcmp(mine->collective.name, collective.name) == 0))
+      break;
+    // Lanes of it that wait elsewhere may still come, unless they wait for this one.
+    if ((mine->collective.mask >> lane & 1u) && (mine->arrived & collective.mask)) {
+      violate(fmt::format("{} with the mask {:#010x} is called while lanes of it wait at {} with the mask {:#010x} in {}",
+                          collective.name, collective.mask, mine->collective.name, mine->collective.mask, text(mine->where)),
+              where);
+    }
+  }
   if (mine == warp.gatherings.end()) {
     for (unsigned other = 0; other < kWarpSize; ++other) {
       if ((collective.mask >> other & 1u) && returned(first + other)) {
@@ -229,11 +245,6 @@ void Executor::warp_collective(const Collective& collective, const void* in, voi
     mine = warp.gatherings.emplace(mine);
     mine->collective = collective;
     mine->where = where;
-  } else if (mine->collective.mask != collective.mask || !same_place(mine->where, where) ||
-             std::strcmp(mine->collective.name, collective.name) != 0) {
-    violate(fmt::format("{} with the mask {:#010x} is called while lanes of it wait at {} with the mask {:#010x} in {}",
-                        collective.name, collective.mask, mine->collective.name, mine->collective.mask, text(mine->where)),
-            where);
   } else if (collective.uniform_parameter && mine->collective.parameter != collective.parameter) {
     violate(fmt::format("{} has another operand in lane {} than in others of its mask", collective.name, lane), where);
   }
@@ -253,14 +264,16 @@ void Executor::warp_collective(const Collective& collective, const void* in, voi
 
 void Executor::async_copy(const AsyncCopy& copy) {
   note(Access::pend, copy.to, copy.bytes, copy.where);
-  running_->copies.push_back(copy);
-  running_->copies.back().group = running_->groups;
+  Thread& thread = self(copy.where);
+  thread.copies.push_back(copy);
+  thread.copies.back().group = thread.groups;
 }
 
 void Executor::wait_for_async_copies(unsigned groups, const Where& where) {
-  auto& copies = running_->copies;
+  Thread& thread = self(where);
+  auto& copies = thread.copies;
   auto landed = copies.begin();
-  for (; landed != copies.end() && landed->group + groups < running_->groups; ++landed) {
+  for (; landed != copies.end() && landed->group + groups < thread.groups; ++landed) {
     note(Access::land, landed->to, landed->bytes, where);
     if (landed->from_bytes) std::memcpy(shared() + landed->to, landed->from, landed->from_bytes);
     std::memset(shared() + landed->to + landed->from_bytes, 0, landed->bytes - landed->from_bytes);
@@ -286,7 +299,10 @@ std::string Executor::describe_deadlock() const {
     if (elsewhere) why += fmt::format("; {} wait for lanes of their warp in {}", at_collective, text(elsewhere->where));
   } else {
     waiting = elsewhere;
-    const Gathering& gathering = warps_[waiting->linear / kWarpSize].gatherings.front();
+    const auto& gatherings = warps_[waiting->linear / kWarpSize].gatherings;
+    const Gathering& gathering = *std::find_if(gatherings.begin(), gatherings.end(), [&](const Gathering& g) {
+      return g.arrived >> waiting->linear % kWarpSize & 1u;
+    });
     why = fmt::format("{}: {} with the mask {:#010x} is reached by the lanes {:#010x} only", text(gathering.where),
                       gathering.collective.name, gathering.collective.mask, gathering.arrived);
     if (block_.done) why += fmt::format("; {} threads have returned", block_.done);
@@ -468,7 +484,7 @@ void note_shared_atomic(std::size_t offset, std::size_t bytes, const Where& wher
 void async_copy(std::size_t offset, std::size_t bytes, const void* from, std::size_t from_bytes, const Where& where) {
   executor().async_copy({offset, bytes, from, from_bytes, 0, where});
 }
-void commit_async_copies() { executor().commit_async_copies(); }
+void commit_async_copies(const Where& where) { executor().commit_async_copies(where); }
 void wait_for_async_copies(unsigned groups, const Where& where) { executor().wait_for_async_copies(groups, where); }
 
 bool in_shared_memory(const void* pointer) {

@@ -119,7 +119,7 @@ bool in_shared_memory(const void* pointer);
 /// destination is not to be touched.
 void async_copy(std::size_t offset, std::size_t bytes, const void* from, std::size_t from_bytes, const Where& where);
 /// As cp.async.commit_group: what the running thread has begun since the last one is a group.
-void commit_async_copies();
+void commit_async_copies(const Where& where);
 /// As cp.async.wait_group: lands the running thread's groups, but for the latest `groups`.
 void wait_for_async_copies(unsigned groups, const Where& where);
 

@@ -41,6 +41,8 @@ void shuffle_bits(ShuffleKind kind, const char* name, std::uint32_t mask, const 
                   int argument, int width, const Where& where) {
   if (width < 1 || width > 32 || (width & (width - 1)))
     violate(fmt::format("{} has the width {}; it must be a power of two up to 32", name, width), where);
+  if (kind != ShuffleKind::index && (argument < 0 || argument >= 32))
+    violate(fmt::format("{} is told {}; it must be from 0 to 31", name, argument), where);
   const int self = static_cast<int>(lane()), begin = self / width * width, end = begin + width;
   int source = self;
   switch (kind) {
