@@ -3,7 +3,7 @@
 // partial sums. The second sums those of each column. How many slices there are depends on the shape alone, never on the
 // GPU, so the order of every sum is fixed.
 //
-// d_out is read once, in 16-byte loads, four in flight a thread; partial sums are 4 bytes a column and slice.
+// d_out is read once, in 16-byte loads, four under way a thread; partial sums are 4 bytes a column and slice.
 #include <algorithm>
 
 #include "kernels/cuda/launch.cuh"
@@ -17,22 +17,33 @@ namespace {
 
 constexpr int kWarps = 8, kThreads = kWarps * kWarp;
 constexpr int kTile = kWarp * kVector;  // columns
+constexpr int kInFlight = 4;            // loads of 16 bytes a thread
 static_assert(kTile == kThreads);       // a thread sums one column of the tile over the warps
 
-// Slices. Enough blocks to fill a large GPU several times, but no shorter slices than give each warp four rows.
-constexpr std::int64_t kMinRows = 4 * kWarps, kMaxSlices = 128, kBlocks = 1024;
+// Slices. Enough blocks to fill a large GPU several times, but no shorter slices than keep kInFlight loads under way.
+constexpr std::int64_t kMinRows = kInFlight * kWarps, kMaxSlices = 128, kBlocks = 1024;
 
-/// Rows begin + warp, begin + warp + kWarps, ... of eight columns, summed.
-template <class T>
-__device__ __forceinline__ Vector sum_rows(const T* first, std::int64_t rows, std::int64_t row_elements, int warp, int valid,
-                                           bool aligned) {
-  Vector sum{};
-#pragma unroll 4
-  for (std::int64_t row = warp; row < rows; row += kWarps) {
-    const Vector x = load_vector(first + row * row_elements, valid, aligned);
+__device__ __forceinline__ void add(Vector& sum, const Vector& x) {
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) sum.at[i] += x.at[i];
+  for (int i = 0; i < kVector; ++i) sum.at[i] += x.at[i];
+}
+
+/// The sum of a vector's rows `warp`, warp + kWarps, ... below `rows`; `whole` vectors are loaded kInFlight at a time.
+template <class T>
+__device__ __forceinline__ Vector sum_rows(const T* first, std::int64_t rows, std::int64_t columns, int warp, int valid,
+                                           bool whole) {
+  Vector sum{};
+  std::int64_t row = warp;
+  if (whole) {
+    for (; row + (kInFlight - 1) * kWarps < rows; row += kInFlight * kWarps) {
+      PackedVector<T> x[kInFlight];
+#pragma unroll
+      for (int k = 0; k < kInFlight; ++k) x[k] = load_packed(first + (row + k * kWarps) * columns);
+#pragma unroll
+      for (int k = 0; k < kInFlight; ++k) add(sum, unpack(x[k]));
+    }
   }
+  for (; row < rows; row += kWarps) add(sum, load_vector(first + row * columns, valid, whole));
   return sum;
 }
 
@@ -49,9 +60,7 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t slice_rows = max(std::int64_t{0}, min(rows_a_slice, rows - begin));
   const int valid = static_cast<int>(max(std::int64_t{0}, min(std::int64_t{kVector}, columns - column)));
   const T* first = d_out + begin * columns + column;
-  // Apart, so that the loop over whole vectors has no branch in it.
-  const Vector sum = aligned && valid == kVector ? sum_rows(first, slice_rows, columns, warp, kVector, true)
-                                                 : sum_rows(first, slice_rows, columns, warp, valid, false);
+  const Vector sum = sum_rows(first, slice_rows, columns, warp, valid, aligned && valid == kVector);
 #pragma unroll
   for (int i = 0; i < kVector; ++i) sums[warp * kTile + i * kWarp + lane] = sum.at[i];
   __syncthreads();

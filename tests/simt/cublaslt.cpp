@@ -45,6 +45,7 @@ constexpr std::uintptr_t kBiasAlignment = 16, kAuxAlignment = 16, kWorkspaceAlig
 constexpr std::int64_t kAuxElements = 8;  // a leading dimension of aux is a multiple of this
 constexpr std::int64_t kSplitFrom = 64;   // sums at least this long are made in kParts parts
 constexpr std::int64_t kParts = 4;
+constexpr std::int64_t kWorthATeam = 1 << 18;  // multiplications
 
 CublasLtCounts counts;
 std::uint32_t refused_epilogues = 0;
@@ -211,7 +212,7 @@ struct Work {
     constexpr std::uint32_t kRounding = CUBLASLT_REDUCTION_SCHEME_INPLACE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
     const std::int64_t parts = k >= kSplitFrom && algorithm.reductions & kRounding ? kParts : 1;
     const std::int64_t left_stride = padded(m, kWide), right_stride = padded(n, kHigh);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (m * n * k > kWorthATeam)
     for (std::int64_t j = 0; j < n; j += kHigh) {
       for (std::int64_t i = 0; i < m; i += kWide) {
         float total[kHigh][kWide] = {};
