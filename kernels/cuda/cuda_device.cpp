@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/linear_engine.h"
+#include "kernels/cuda/staging.h"
 
 namespace outeffhop::cuda {
 namespace {
@@ -40,9 +41,7 @@ class CudaDevice final : public Device {
   }
   void release(void* data) noexcept override { cudaFree(data); }
   void copy_in(void* to, const void* from, std::size_t bytes) override {
-    if (bytes) OUTEFFHOP_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, context_.stream));
-    // Pageable memory has been read when the call returns, pinned memory has not.
-    synchronize();
+    staging_.copy_in(to, from, bytes, context_.stream);
   }
   void copy_out(void* to, const void* from, std::size_t bytes) override {
     if (bytes) OUTEFFHOP_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, context_.stream));
@@ -83,6 +82,7 @@ class CudaDevice final : public Device {
 
   cudaDeviceProp properties_{};
   Workspace workspace_;
+  Staging staging_;
   Context context_{nullptr, workspace_};
   std::optional<LinearEngine> linear_;  // made when the device is chosen
 };
