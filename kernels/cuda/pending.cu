@@ -4,7 +4,6 @@
 namespace outeffhop::cuda {
 #define PENDING(name, Op) \
   void name(const Context&, const Op&) { throw Error(ErrorKind::unsupported, #name " is pending"); }
-PENDING(embedding_backward, EmbeddingBackward)
 PENDING(layernorm_backward, LayerNormBackward)
 PENDING(global_norm, GlobalNorm)
 PENDING(step_decision, StepDecision)
