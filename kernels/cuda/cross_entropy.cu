@@ -75,6 +75,7 @@ __global__ __launch_bounds__(kThreads) void cross_entropy_kernel(T* logits,     
 
   if (target < 0) {
     if (write_gradient) {
+#pragma unroll 4
       for (int k = thread; k < packs; k += kThreads) body[k] = Words{};
       if (thread < fringe) *my_fringe = T(0.0f);
     }
@@ -141,12 +142,9 @@ __global__ __launch_bounds__(kThreads) void cross_entropy_kernel(T* logits,     
         static_cast<T>(static_cast<float>(static_cast<double>(gradient_scale) * (exp(target_difference) / sum - 1.0)));
 }
 
-/// One block: each thread every kThreads-th row, then the threads in the order of block_reduce.
 __global__ __launch_bounds__(kThreads) void add_losses_kernel(const double* row_losses,  // (rows)
                                                               double* loss_sum, std::int64_t rows) {
-  double sum = 0.0;
-  for (std::int64_t r = threadIdx.x; r < rows; r += kThreads) sum += row_losses[r];
-  sum = block_reduce(sum, shared_array<double>(0, kReduceValues), Sum{});
+  const double sum = block_sum(row_losses, rows, shared_array<double>(0, kReduceValues));
   if (threadIdx.x == 0) *loss_sum += sum;
 }
 

@@ -5,7 +5,4 @@ namespace outeffhop::cuda {
 #define PENDING(name, Op) \
   void name(const Context&, const Op&) { throw Error(ErrorKind::unsupported, #name " is pending"); }
 PENDING(layernorm_backward, LayerNormBackward)
-PENDING(global_norm, GlobalNorm)
-PENDING(step_decision, StepDecision)
-PENDING(adamw, AdamW)
 }  // namespace outeffhop::cuda

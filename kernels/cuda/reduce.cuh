@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
+
 #include "kernels/cuda/shared_memory.cuh"
 
 namespace outeffhop::cuda {
@@ -47,6 +49,13 @@ __device__ __forceinline__ T block_reduce(T value, SharedArray<T> scratch, Combi
   for (int warp = 1; warp < warps; ++warp) value = combine(value, static_cast<T>(scratch[warp]));
   __syncthreads();
   return value;
+}
+
+/// The sum of x[0..count), in every thread: each thread adds every blockDim.x-th, then the block its threads' sums.
+__device__ __forceinline__ double block_sum(const double* x, std::int64_t count, SharedArray<double> scratch) {
+  double sum = 0.0;
+  for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += x[i];
+  return block_reduce(sum, scratch, Sum{});
 }
 
 }  // namespace outeffhop::cuda
