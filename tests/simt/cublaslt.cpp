@@ -3,7 +3,7 @@
 //
 // What the library answers with a status, this does too. What it does not check, and a GPU would answer with a fault or with
 // wrong numbers (pointers less aligned than the algorithm was asked for, a bias off a multiple of 16 bytes, overlapping
-// matrices), is a Violation.
+// matrices, memory that is not allocated), is a Violation.
 #include "tests/simt/cublaslt.h"
 
 #include <cublasLt.h>
@@ -418,8 +418,14 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   if (c == d) {
     demand(c_layout->leading_dimension == d_layout->leading_dimension, "C is D, but their layouts differ");
   } else if (work.beta != 0) {
-    for (const Span& output : written) demand_apart(output, span_of("C", c, *c_layout));
+    read.push_back(span_of("C", c, *c_layout));
+    for (const Span& output : written) demand_apart(output, read.back());
   }
+  std::vector<MemoryUse> uses;
+  for (const auto* spans : {&read, &written})
+    for (const Span& span : *spans)
+      uses.push_back(
+          MemoryUse::device(span.begin, static_cast<std::size_t>(span.bytes), fmt::format("cublasLtMatmul: {}", span.name)));
 
   work.a = a;
   work.b = b;
@@ -430,8 +436,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   work.workspace = workspace;
   work.c_leading_dimension = c_layout->leading_dimension;
   work.aux_leading_dimension = description->aux_leading_dimension;
+  const cudaError_t submitted = submit(stream, [work, uses] {
+    for (const MemoryUse& use : uses) use.require_alive();
+    work();
+  });
+  if (submitted != cudaSuccess) return CUBLAS_STATUS_EXECUTION_FAILED;
   ++counts.products;
   counts.epilogue = work.algorithm.epilogue;
-  submit(stream, work);
   return CUBLAS_STATUS_SUCCESS;
 }

@@ -351,6 +351,18 @@ TEST_CASE("cuBLASLt stand-in: what a GPU would fault on") {
   }
 }
 
+TEST_CASE("cuBLASLt stand-in: matrices lie in device memory that is alive") {
+  using Catch::Matchers::Contains;
+  Filled filled{Call{}};
+  const Values too_small(CUDA_R_32F, std::vector<double>(5 * 3 - 1));
+  filled.d = too_small.data();
+  CHECK_THROWS_WITH(filled.run(), Contains("cublasLtMatmul: D"));
+  Filled host{Call{}};
+  const std::vector<float> on_the_host(35);
+  host.a = on_the_host.data();
+  CHECK_THROWS_WITH(host.run(), Contains("cublasLtMatmul: A"));
+}
+
 TEST_CASE("cuBLASLt stand-in: no more precise than it was asked to be") {
   Call call(CUDA_R_16BF);
   call.k = 512;

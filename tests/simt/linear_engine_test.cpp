@@ -138,6 +138,40 @@ TEST_CASE("plans and descriptors are freed with the engine") {
   CHECK(simt::cublaslt_counts().alive == alive);
 }
 
+TEST_CASE("a product whose plan is made can be recorded and replayed") {
+  cuda::LinearEngine engine;
+  cudaStream_t stream;
+  REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+  const auto matrix = [](std::int64_t count, float value) {
+    float* data = nullptr;
+    REQUIRE(cudaMalloc(&data, static_cast<std::size_t>(count) * sizeof(float)) == cudaSuccess);
+    const std::vector<float> values(static_cast<std::size_t>(count), value);
+    cudaMemcpy(data, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice);
+    return Tensor{data, DType::f32};
+  };
+  const Tensor a = matrix(4 * 8, 2), b = matrix(8 * 12, 0.5f), out = matrix(4 * 12, 1);
+  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);  // copies were on another stream
+  const cuda::Product product{.M = 4, .N = 12, .K = 8, .a = a, .b = b, .out = out, .accumulate = true};
+  engine.run(stream, product);
+  CHECK(engine.plans() == 1);
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+  engine.run(stream, product);
+  REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+  REQUIRE(cudaGraphInstantiate(&executable, graph) == cudaSuccess);
+  for (int replay = 0; replay < 2; ++replay) REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
+  float last = 0;
+  cudaMemcpyAsync(&last, out.at(4 * 12 - 1).data, sizeof last, cudaMemcpyDeviceToHost, stream);
+  REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+  CHECK(last == 1 + 3 * 8 * 2 * 0.5f);
+  CHECK(engine.plans() == 1);
+  cudaGraphExecDestroy(executable);
+  cudaGraphDestroy(graph);
+  for (const Tensor& tensor : {a, b, out}) cudaFree(tensor.data);
+  cudaStreamDestroy(stream);
+}
+
 TEST_CASE("which epilogue serves which layer") {
   struct Case {
     DType dtype;
