@@ -2,7 +2,7 @@
 // writes out once each, backward reads pre and d_out and writes d_pre.
 //
 // At 3 TB/s an H100 has 39 instructions an element in the time that bf16 forward's four bytes take. So the erf form is a fit
-// of its own, of one reciprocal and one power of two for value and derivative: a division alone would take ten of them.
+// of its own, of one reciprocal and one power of two for value and derivative: 26 instructions, where normcdff takes some 60.
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx/exp2.cuh"
