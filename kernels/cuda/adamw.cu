@@ -8,9 +8,9 @@
 
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ptx/bf16_pair.cuh"
 #include "kernels/cuda/shared_memory.cuh"
 #include "kernels/cuda/storage.h"
-#include "kernels/cuda/words.cuh"
 
 namespace outeffhop::cuda {
 namespace {
