@@ -1,7 +1,7 @@
 // GlobalNorm, in two passes: the sum of squares of each block of kGlobalNormBlock elements, one block of threads each, and
 // the sum of those sums, by one block. Reads the gradient once. Squares of fp32 are exact in double, so that only the order
-// of additions makes the bits, and that is fixed: it depends on the count, and on whether the gradient begins at a multiple of
-// 16 bytes.
+// of additions makes the bits, and that is fixed: it depends on the count, and on whether the gradient begins at a multiple
+// of 16 bytes.
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/reduce.cuh"
