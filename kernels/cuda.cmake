@@ -33,7 +33,8 @@ if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.4)
   return()
 endif()
 find_package(CUDAToolkit REQUIRED)
-if(NOT TARGET CUDA::cublasLt OR NOT TARGET CUDA::cudart_static)
+find_file(CUBLASLT_HEADER cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+if(NOT CUBLASLT_HEADER OR NOT TARGET CUDA::cudart_static)
   outeffhop_no_cuda("the CUDA Toolkit has no cuBLASLt or no static runtime library")
   return()
 endif()
@@ -66,4 +67,7 @@ target_compile_definitions(outeffhop_make_device PRIVATE
                            OUTEFFHOP_HAS_CUDA=1
                            OUTEFFHOP_CUDA_BUILD="toolkit ${CMAKE_CUDA_COMPILER_VERSION} for ${architectures}")
 target_sources(outeffhop_kernels INTERFACE $<TARGET_OBJECTS:outeffhop_cuda>)
-target_link_libraries(outeffhop_kernels INTERFACE CUDA::cudart_static CUDA::cublasLt)
+# cuBLASLt is loaded when a GPU is used: kernels/cuda/cublaslt_library.cpp.
+set_source_files_properties(${CMAKE_CURRENT_SOURCE_DIR}/cuda/cublaslt_library.cpp PROPERTIES COMPILE_DEFINITIONS
+                            OUTEFFHOP_CUDA_LIBRARIES="${CUDAToolkit_LIBRARY_DIR}")
+target_link_libraries(outeffhop_kernels INTERFACE CUDA::cudart_static ${CMAKE_DL_LIBS})
