@@ -178,6 +178,10 @@ class LinearEngine::Plans {
     set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue);
     if (key.epilogue & kBiasBit) set(description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, std::int32_t{type_of(key.out)});
     if (key.epilogue & kAuxBit) set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, key.N);
+    // The search takes what later pointers are aligned to from the ones it is shown, and null for every alignment.
+    const void* const least_aligned = reinterpret_cast<const void*>(kEpilogueAlignment);
+    if (key.epilogue & kBiasBit) set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, least_aligned);
+    if (key.epilogue & kAuxBit) set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, least_aligned);
     plan.a = key.a_transposed ? layout_of(key.operands, key.K, key.M) : layout_of(key.operands, key.M, key.K);
     plan.b = key.b_transposed ? layout_of(key.operands, key.N, key.K) : layout_of(key.operands, key.K, key.N);
     plan.out = layout_of(key.out, key.M, key.N);

@@ -1,5 +1,4 @@
-// A stand-in for cuBLASLt that is as demanding as the library and no more precise than it promises: sums in fp32, rounded
-// once; TF32 operands and partial sums in D's type where the caller allows them.
+// A stand-in for cuBLASLt that is as demanding as the library and no more precise than it promises.
 //
 // What the library answers with a status, this does too. What it does not check, and a GPU would answer with a fault or with
 // wrong numbers (pointers less aligned than the algorithm was asked for, a bias off a multiple of 16 bytes, overlapping
@@ -9,12 +8,11 @@
 #include <cublasLt.h>
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cmath>
+#include <bit>
 #include <cstring>
 #include <vector>
 
-#include "kernels/tensor.h"
+#include "tests/simt/cublaslt_product.h"
 #include "tests/simt/executor.h"
 
 struct cublasLtContext {};
@@ -40,35 +38,11 @@ struct cublasLtMatmulPreferenceOpaque_t {
 namespace outeffhop::simt {
 namespace {
 
-constexpr std::uint32_t kRelu = 2, kBias = 4, kGelu = 32, kAux = 128;
 constexpr std::uintptr_t kBiasAlignment = 16, kAuxAlignment = 16, kWorkspaceAlignment = 16;
 constexpr std::int64_t kAuxElements = 8;  // a leading dimension of aux is a multiple of this
-constexpr std::int64_t kSplitFrom = 64;   // sums at least this long are made in kParts parts
-constexpr std::int64_t kParts = 4;
-constexpr std::int64_t kWorthATeam = 1 << 18;  // multiplications
 
 CublasLtCounts counts;
 std::uint32_t refused_epilogues = 0;
-
-std::int64_t size_of_type(cudaDataType type) { return type == CUDA_R_32F ? 4 : 2; }
-
-/// A product as asked for, and what an algorithm for it may rely on. Trivially copyable: it is what cublasLtMatmulAlgo_t
-/// holds.
-struct Algorithm {
-  std::int64_t m, n, k, workspace_bytes;
-  std::int32_t leading_dimensions[3];  // of A, B, D
-  std::uint32_t reductions;
-  std::uint16_t alignment[4];  // of A, B, C, D
-  std::uint8_t operand_type, result_type, transposes, compute;
-  std::uint32_t epilogue;
-
-  bool same_problem(const Algorithm& other) const {
-    return m == other.m && n == other.n && k == other.k && operand_type == other.operand_type &&
-           result_type == other.result_type && transposes == other.transposes && compute == other.compute &&
-           epilogue == other.epilogue && std::equal(leading_dimensions, leading_dimensions + 3, other.leading_dimensions);
-  }
-};
-static_assert(sizeof(Algorithm) <= sizeof(cublasLtMatmulAlgo_t));
 
 struct Problem {
   cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
@@ -137,6 +111,11 @@ void demand_aligned(const void* pointer, std::uintptr_t alignment, const char* n
          fmt::format("{} at {} is not a multiple of {} bytes, {}", name, pointer, alignment, why));
 }
 
+/// What a search takes an address to promise: its own alignment, and null everything.
+std::uint8_t alignment_bits_of(const void* pointer) {
+  return static_cast<std::uint8_t>(std::countr_zero(reinterpret_cast<std::uintptr_t>(pointer) | 256));
+}
+
 struct Span {
   const char* name;
   const char* begin;
@@ -150,100 +129,6 @@ void demand_apart(const Span& written, const Span& other) {
   demand(written.begin + written.bytes <= other.begin || other.begin + other.bytes <= written.begin,
          fmt::format("{}, which is written, overlaps {}", written.name, other.name));
 }
-
-float read(const void* data, cudaDataType type, std::int64_t i) {
-  return type == CUDA_R_32F ? static_cast<const float*>(data)[i] : static_cast<float>(static_cast<const bf16*>(data)[i]);
-}
-void write(void* data, cudaDataType type, std::int64_t i, float value) {
-  if (type == CUDA_R_32F) {
-    static_cast<float*>(data)[i] = value;
-  } else {
-    static_cast<bf16*>(data)[i] = bf16(value);
-  }
-}
-float rounded(cudaDataType type, float value) { return type == CUDA_R_32F ? value : static_cast<float>(bf16(value)); }
-/// To the 10 bits of significand that TF32 has.
-float tf32(float value) {
-  const auto bits = __builtin_bit_cast(std::uint32_t, value);
-  return std::isfinite(value) ? __builtin_bit_cast(float, (bits + 0x1000u) & ~0x1fffu) : value;
-}
-
-float gelu_tanh(float x) {
-  const double z = 0.7978845608028654 * (x + 0.044715 * static_cast<double>(x) * x * x);
-  return static_cast<float>(0.5 * x * (1 + std::tanh(z)));
-}
-
-/// All that a product needs when its turn in the stream comes.
-struct Work {
-  Algorithm algorithm;
-  const void *a, *b, *c, *bias;
-  void *d, *aux, *workspace;
-  float alpha, beta;
-  std::int64_t c_leading_dimension, aux_leading_dimension;
-
-  static constexpr std::int64_t kWide = 8, kHigh = 4;  // a tile of the result that stays in registers
-
-  static std::int64_t padded(std::int64_t count, std::int64_t multiple) {
-    return (count + multiple - 1) / multiple * multiple;
-  }
-  /// op(X) as fp32, `rows` neighbouring elements for each of `columns`, with zeros up to a multiple.
-  std::vector<float> packed(const void* data, std::int64_t rows, std::int64_t columns, std::int64_t multiple,
-                            std::int64_t row_stride, std::int64_t column_stride) const {
-    const auto type = static_cast<cudaDataType>(algorithm.operand_type);
-    const std::int64_t stride = padded(rows, multiple);
-    std::vector<float> values(static_cast<std::size_t>(stride * columns));
-    for (std::int64_t column = 0; column < columns; ++column)
-      for (std::int64_t row = 0; row < rows; ++row) {
-        const float value = read(data, type, row * row_stride + column * column_stride);
-        values[static_cast<std::size_t>(column * stride + row)] =
-            algorithm.compute == CUBLAS_COMPUTE_32F_FAST_TF32 ? tf32(value) : value;
-      }
-    return values;
-  }
-
-  void operator()() const {
-    const auto [m, n, k, workspace_bytes] = std::tuple(algorithm.m, algorithm.n, algorithm.k, algorithm.workspace_bytes);
-    if (workspace_bytes) std::memset(workspace, 0xa5, static_cast<std::size_t>(workspace_bytes));
-    const std::int64_t ld_a = algorithm.leading_dimensions[0], ld_b = algorithm.leading_dimensions[1];
-    const bool ta = algorithm.transposes & 2, tb = algorithm.transposes & 1;
-    const std::vector<float> left = packed(a, m, k, kWide, ta ? ld_a : 1, ta ? 1 : ld_a);   // (k, m)
-    const std::vector<float> right = packed(b, n, k, kHigh, tb ? 1 : ld_b, tb ? ld_b : 1);  // (k, n)
-    const auto type = static_cast<cudaDataType>(algorithm.result_type);
-    constexpr std::uint32_t kRounding = CUBLASLT_REDUCTION_SCHEME_INPLACE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
-    const std::int64_t parts = k >= kSplitFrom && algorithm.reductions & kRounding ? kParts : 1;
-    const std::int64_t left_stride = padded(m, kWide), right_stride = padded(n, kHigh);
-#pragma omp parallel for schedule(static) if (m * n * k > kWorthATeam)
-    for (std::int64_t j = 0; j < n; j += kHigh) {
-      for (std::int64_t i = 0; i < m; i += kWide) {
-        float total[kHigh][kWide] = {};
-        for (std::int64_t part = 0; part < parts; ++part) {
-          float sum[kHigh][kWide] = {};
-          for (std::int64_t p = part * k / parts; p < (part + 1) * k / parts; ++p) {
-            const float* x = &left[static_cast<std::size_t>(p * left_stride + i)];
-            const float* y = &right[static_cast<std::size_t>(p * right_stride + j)];
-            for (int h = 0; h < kHigh; ++h)
-              for (int w = 0; w < kWide; ++w) sum[h][w] += x[w] * y[h];
-          }
-          for (int h = 0; h < kHigh; ++h)
-            for (int w = 0; w < kWide; ++w) total[h][w] = parts == 1 ? sum[h][w] : rounded(type, total[h][w] + sum[h][w]);
-        }
-        for (std::int64_t h = 0; h < std::min(kHigh, n - j); ++h)
-          for (std::int64_t w = 0; w < std::min(kWide, m - i); ++w) finish(i + w, j + h, total[h][w]);
-      }
-    }
-  }
-
-  void finish(std::int64_t row, std::int64_t column, float sum) const {
-    const auto type = static_cast<cudaDataType>(algorithm.result_type);
-    float value = alpha * sum;
-    if (beta != 0) value += beta * read(c, type, row + column * c_leading_dimension);
-    if (algorithm.epilogue & kBias) value += read(bias, type, row);
-    if (algorithm.epilogue & kAux) write(aux, type, row + column * aux_leading_dimension, value);
-    if (algorithm.epilogue & kRelu) value = value <= 0 ? 0 : value;
-    if (algorithm.epilogue & kGelu) value = gelu_tanh(value);
-    write(d, type, row + column * std::int64_t{algorithm.leading_dimensions[2]}, value);
-  }
-};
 
 /// Copies an attribute if it has the size it should have.
 template <class T>
@@ -359,7 +244,10 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
   Problem problem = problem_of(description, a, b, c, d);
   if (problem.status != CUBLAS_STATUS_SUCCESS) return problem.status;
   Algorithm& algorithm = problem.algorithm;
-  std::copy(preference->alignment, preference->alignment + 4, algorithm.alignment);
+  for (int i = 0; i < 4; ++i)
+    algorithm.alignment_bits[i] = static_cast<std::uint8_t>(std::countr_zero(preference->alignment[i]));
+  algorithm.alignment_bits[4] = alignment_bits_of(description->bias);
+  algorithm.alignment_bits[5] = alignment_bits_of(description->aux);
   algorithm.reductions = preference->reductions;
   // Of partial sums in fp32.
   const std::int64_t split_bytes = algorithm.m * algorithm.n * 4;
@@ -382,7 +270,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   const Problem problem = problem_of(description, a_layout, b_layout, c_layout, d_layout);
   if (problem.status != CUBLAS_STATUS_SUCCESS) return problem.status;
   if (!alpha || !beta || !a || !b || !c || !d || !algorithm) return CUBLAS_STATUS_INVALID_VALUE;
-  Work work{};
+  ProductWork work{};
   std::memcpy(&work.algorithm, algorithm, sizeof work.algorithm);
   if (!work.algorithm.same_problem(problem.algorithm)) return CUBLAS_STATUS_INVALID_VALUE;
   if (work.algorithm.workspace_bytes > static_cast<std::int64_t>(workspace_bytes)) return CUBLAS_STATUS_INVALID_VALUE;
@@ -391,16 +279,24 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   std::memcpy(&work.alpha, alpha, sizeof work.alpha);
   std::memcpy(&work.beta, beta, sizeof work.beta);
 
+  constexpr const char* kChosenFor = "as its algorithm was chosen for";
   const void* matrices[4] = {a, b, c, d};
   constexpr const char* kNames[4] = {"A", "B", "C", "D"};
   for (int i = 0; i < 4; ++i)
-    demand_aligned(matrices[i], work.algorithm.alignment[i], kNames[i], "as its algorithm was chosen for");
+    demand_aligned(matrices[i], std::uintptr_t{1} << work.algorithm.alignment_bits[i], kNames[i], kChosenFor);
   if (work.algorithm.workspace_bytes) {
     demand(workspace, "the workspace is null");
     demand_aligned(workspace, kWorkspaceAlignment, "the workspace", "as a workspace has to be");
   }
-  if (biased) demand_aligned(description->bias, kBiasAlignment, "the bias", "which the library loads at once");
-  if (auxiliary) demand_aligned(description->aux, kAuxAlignment, "the auxiliary output", "which the library stores at once");
+  if (biased) {
+    demand_aligned(description->bias, kBiasAlignment, "the bias", "which the library loads at once");
+    demand_aligned(description->bias, std::uintptr_t{1} << work.algorithm.alignment_bits[4], "the bias", kChosenFor);
+  }
+  if (auxiliary) {
+    demand_aligned(description->aux, kAuxAlignment, "the auxiliary output", "which the library stores at once");
+    demand_aligned(description->aux, std::uintptr_t{1} << work.algorithm.alignment_bits[5], "the auxiliary output",
+                   kChosenFor);
+  }
 
   std::vector<Span> read = {span_of("A", a, *a_layout), span_of("B", b, *b_layout)};
   if (biased)

@@ -327,6 +327,10 @@ TEST_CASE("cuBLASLt stand-in: what a GPU would fault on") {
     CHECK_THROWS_WITH(filled.run(), Contains("the bias"));
     filled.bias = nullptr;
     CHECK(filled.run() == CUBLAS_STATUS_INVALID_VALUE);
+    const auto found_for_null = filled.found;  // which promises every alignment
+    filled.bias = static_cast<char*>(filled.bias_values.data()) + 16;
+    CHECK_THROWS_WITH(filled.run(&found_for_null), Contains("the bias") && Contains("multiple of 256 bytes"));
+    CHECK(filled.run() == CUBLAS_STATUS_SUCCESS);
   }
   {
     Call call;
