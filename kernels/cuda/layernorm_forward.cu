@@ -9,14 +9,36 @@
 //
 // The mean and variance are the corrected two-pass ones (Chan, Golub, LeVeque 1983): what fp32 lost of the mean is the mean
 // of the deviations from it, so that a row far from 0 keeps its digits without a double.
+#include <algorithm>
+
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/dropout.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/row_team.cuh"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/storage.h"
 
 namespace outeffhop::cuda {
 namespace {
+
+constexpr int kMostHeld = 4;  ///< vectors of a row that a thread holds
+
+/// Who works on a row: a warp, with other warps of its block beside it.
+struct WarpTeam {
+  static constexpr int kRowsABlock = 4, kMostThreads = kRowsABlock * kWarp;
+  std::uint32_t row = blockIdx.x * kRowsABlock + threadIdx.x / kWarp;
+  int threads = kWarp, thread = static_cast<int>(threadIdx.x) % kWarp;
+  /// Over the team, in each thread.
+  __device__ __forceinline__ float sum(float value) const { return warp_reduce(value, Sum{}); }
+};
+/// Or a block.
+struct BlockTeam {
+  static constexpr int kMostThreads = 512;
+  std::uint32_t row = blockIdx.x;
+  int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
+  __device__ __forceinline__ float sum(float value) const {
+    return block_reduce(value, shared_array<float>(0, kReduceValues), Sum{});
+  }
+};
 
 template <class T>
 struct Forward {
@@ -58,12 +80,12 @@ __device__ __forceinline__ void centre(Vector& x, float mean, int valid, float& 
 struct Statistics {
   float correction, rstd;
 };
-/// From the sums of the C deviations from `mean` and of their squares; thread 0 writes them down.
+/// From a row's deviations from `mean`, summed, and their squares, summed; thread 0 writes them down.
 template <class T>
-__device__ __forceinline__ Statistics statistics(const Forward<T>& a, std::uint32_t row, int thread, float mean,
-                                                 float2 sums) {
-  const float correction = sums.x * a.inverse_C;
-  float variance = (sums.y - sums.x * correction) * a.inverse_C;
+__device__ __forceinline__ Statistics statistics(const Forward<T>& a, std::uint32_t row, int thread, float mean, float sum,
+                                                 float squares) {
+  const float correction = sum * a.inverse_C;
+  float variance = (squares - sum * correction) * a.inverse_C;
   if (variance < 0.0f) variance = 0.0f;  // a constant row, rounded; NaN stays
   const float rstd = 1.0f / sqrtf(variance + a.epsilon);
   if (thread == 0) {
@@ -81,66 +103,70 @@ __device__ __forceinline__ Vector normed(const Vector& deviation, const Statisti
   return out;
 }
 
-/// The row in registers; C is a multiple of kVector.
-template <class T, class Plan>
-__global__ void __launch_bounds__(Plan::kMostThreads) layernorm_forward_kernel(Forward<T> a) {
-  constexpr int kHeld = Plan::kHeld;
-  const TeamPlace<Plan::kTeam> at;
-  if (at.row >= a.rows) return;  // a warp team: no barrier follows
+/// The row in registers: a thread's vector k is number k threads + thread of it. C is a multiple of kVector.
+template <class T, int kHeld, class Team>
+__global__ void __launch_bounds__(Team::kMostThreads) layernorm_forward_kernel(Forward<T> a) {
+  const Team team;
+  const std::uint32_t row = team.row;
+  if (row >= a.rows) return;  // a warp, which meets no barrier
+  const std::int64_t first = row * a.C;
   const auto C = static_cast<int>(a.C);
-  const std::int64_t first = std::int64_t{at.row} * C;
+  const auto channel = [&](int k) { return (k * team.threads + team.thread) * kVector; };
 
   PackedVector<T> x[kHeld] = {}, residual[kHeld] = {}, weight[kHeld] = {}, bias[kHeld] = {};
 #pragma unroll
   for (int k = 0; k < kHeld; ++k)
-    if (at.channel(k) < C) x[k] = load_packed(a.x + first + at.channel(k));
+    if (channel(k) < C) x[k] = load_packed(a.x + first + channel(k));
 #pragma unroll
   for (int k = 0; k < kHeld; ++k)
-    if (a.residual && at.channel(k) < C) residual[k] = load_packed(a.residual + first + at.channel(k));
+    if (a.residual && channel(k) < C) residual[k] = load_packed(a.residual + first + channel(k));
 
-  const SampleRow numbers = sample_row(a.dropout, at.row, a.rows_a_sample);
+  const SampleRow numbers = sample_row(a.dropout, row, a.rows_a_sample);
   // Vectors beyond the row are 0: they take part in everything but the deviations and the stores.
   Vector held[kHeld];
   float total = 0.0f;
 #pragma unroll
   for (int k = 0; k < kHeld; ++k) {
     held[k] = unpack(x[k]);
-    add_up(held[k], unpack(residual[k]), a, numbers, at.channel(k));
+    add_up(held[k], unpack(residual[k]), a, numbers, channel(k));
 #pragma unroll
     for (int i = 0; i < kVector; ++i) total += held[k].at[i];
   }
   if (a.sum) {
 #pragma unroll
     for (int k = 0; k < kHeld; ++k)
-      if (at.channel(k) < C) store_vector(a.sum + first + at.channel(k), held[k], kVector, true);
+      if (channel(k) < C) store_vector(a.sum + first + channel(k), held[k], kVector, true);
   }
-  const float mean = team_sums<Plan::kTeam>(total, 0.0f).x * a.inverse_C;
+  const float mean = team.sum(total) * a.inverse_C;
 
   float sum = 0.0f, squares = 0.0f;
 #pragma unroll
-  for (int k = 0; k < kHeld; ++k) centre(held[k], mean, at.channel(k) < C ? kVector : 0, sum, squares);
-  const Statistics s = statistics(a, at.row, at.thread, mean, team_sums<Plan::kTeam>(sum, squares));
+  for (int k = 0; k < kHeld; ++k) centre(held[k], mean, channel(k) < C ? kVector : 0, sum, squares);
+  sum = team.sum(sum);
+  squares = team.sum(squares);
+  const Statistics s = statistics(a, row, team.thread, mean, sum, squares);
 
 #pragma unroll
   for (int k = 0; k < kHeld; ++k) {
-    if (at.channel(k) >= C) continue;
-    weight[k] = load_packed(a.weight + at.channel(k));
-    bias[k] = load_packed(a.bias + at.channel(k));
+    if (channel(k) >= C) continue;
+    weight[k] = load_packed(a.weight + channel(k));
+    bias[k] = load_packed(a.bias + channel(k));
   }
 #pragma unroll
   for (int k = 0; k < kHeld; ++k)
-    if (at.channel(k) < C)
-      store_vector(a.out + first + at.channel(k), normed(held[k], s, unpack(weight[k]), unpack(bias[k])), kVector, true);
+    if (channel(k) < C)
+      store_vector(a.out + first + channel(k), normed(held[k], s, unpack(weight[k]), unpack(bias[k])), kVector, true);
 }
 
 /// Rows of any length and alignment, a block each, read three times.
 template <class T>
-__global__ void __launch_bounds__(kLargestBlockTeam, 1) layernorm_forward_any_kernel(Forward<T> a) {
-  const TeamPlace<Team::block> at;
-  const std::int64_t first = at.row * a.C;
-  const SampleRow numbers = sample_row(a.dropout, at.row, a.rows_a_sample);
+__global__ void __launch_bounds__(BlockTeam::kMostThreads, 1) layernorm_forward_any_kernel(Forward<T> a) {
+  const BlockTeam team;
+  const std::uint32_t row = team.row;
+  const std::int64_t first = row * a.C;
+  const SampleRow numbers = sample_row(a.dropout, row, a.rows_a_sample);
   const auto for_vectors = [&](auto&& f) {
-    for (std::int64_t channel = at.channel(0); channel < a.C; channel += at.threads * kVector) {
+    for (std::int64_t channel = team.thread * kVector; channel < a.C; channel += team.threads * kVector) {
       const int valid = static_cast<int>(min(std::int64_t{kVector}, a.C - channel));
       Vector x = load_vector(a.x + first + channel, valid, a.aligned);
       add_up(x, a.residual ? load_vector(a.residual + first + channel, valid, a.aligned) : Vector{}, a, numbers, channel);
@@ -152,11 +178,13 @@ __global__ void __launch_bounds__(kLargestBlockTeam, 1) layernorm_forward_any_ke
   for_vectors([&](const Vector& x, std::int64_t, int) {
     for (int i = 0; i < kVector; ++i) total += x.at[i];  // 0 beyond the row
   });
-  const float mean = team_sums<Team::block>(total, 0.0f).x * a.inverse_C;
+  const float mean = team.sum(total) * a.inverse_C;
 
   float sum = 0.0f, squares = 0.0f;
   for_vectors([&](Vector& x, std::int64_t, int valid) { centre(x, mean, valid, sum, squares); });
-  const Statistics s = statistics(a, at.row, at.thread, mean, team_sums<Team::block>(sum, squares));
+  sum = team.sum(sum);
+  squares = team.sum(squares);
+  const Statistics s = statistics(a, row, team.thread, mean, sum, squares);
 
   for_vectors([&](Vector& x, std::int64_t channel, int valid) {
     if (a.sum) store_vector(a.sum + first + channel, x, valid, a.aligned);
@@ -187,17 +215,30 @@ void forward(const Context& context, const LayerNormForward& op) {
                      .epsilon = static_cast<float>(op.epsilon),
                      .dropout = op.dropout,
                      .aligned = aligned};
-  with_row_plan<4>(op.C, aligned, [&](auto plan) {
-    using Plan = decltype(plan);
-    void (*kernel)(Forward<T>) = layernorm_forward_any_kernel<T>;
-    if constexpr (Plan::kHeld != 0) kernel = layernorm_forward_kernel<T, Plan>;
+  const auto run = [&](void (*kernel)(Forward<T>), int rows_a_block, std::int64_t threads, std::size_t scratch) {
     launch({.kernel = "layernorm_forward",
-            .grid = blocks_for(a.rows, Plan::kRowsABlock),
-            .block = Plan::threads(op.C),
-            .shared_bytes = Plan::kTeam == Team::block ? kTeamScratch * sizeof(float) : 0,
+            .grid = blocks_for(a.rows, rows_a_block),
+            .block = static_cast<unsigned>(threads),
+            .shared_bytes = scratch * sizeof(float),
             .stream = context.stream},
            kernel, a);
-  });
+  };
+  const auto run_warps = [&](auto kernel) { run(kernel, WarpTeam::kRowsABlock, WarpTeam::kMostThreads, 0); };
+  const auto run_blocks = [&](auto kernel, int held) {
+    const std::int64_t of_a_warp = kVector * held * kWarp, warps = (op.C + of_a_warp - 1) / of_a_warp;
+    run(kernel, 1, std::min<std::int64_t>(warps * kWarp, BlockTeam::kMostThreads), kReduceValues);
+  };
+  if (!aligned || op.C % kVector != 0 || op.C > kVector * kMostHeld * BlockTeam::kMostThreads) {
+    run_blocks(layernorm_forward_any_kernel<T>, 1);
+  } else if (op.C <= 1 * kVector * kWarp) {
+    run_warps(layernorm_forward_kernel<T, 1, WarpTeam>);
+  } else if (op.C <= 3 * kVector * kWarp) {  // BERT-base, OPT-125m: 768
+    run_warps(layernorm_forward_kernel<T, 3, WarpTeam>);
+  } else if (op.C <= kMostHeld * kVector * kWarp) {  // BERT-large, OPT-350m: 1024
+    run_warps(layernorm_forward_kernel<T, kMostHeld, WarpTeam>);
+  } else {
+    run_blocks(layernorm_forward_kernel<T, kMostHeld, BlockTeam>, kMostHeld);
+  }
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "kernels/layernorm.h"
 
 #include <cmath>
+#include <utility>
 
 #include "tests/catch.h"
 #include "tests/ops/op_harness.h"
@@ -183,6 +184,17 @@ TEST_CASE("layer norm of many rows") {
   const Shape shape{3, 171, 72};
   check(forward_case(shape, {.dropout = true}));
   check(backward_case(shape, {.d_sum_in = true, .dropout = true}));
+}
+
+// A GPU's 49,152 threads take eight channels each, of four rows at a time in bf16 and of two in fp32: enough rows for a
+// second turn, with two warps a row.
+TEST_CASE("layer norm backward of more rows than a GPU takes at once") {
+  for (const auto& [shape, storage] :
+       {std::pair{Shape{3, 1030, 264}, DType::bf16}, std::pair{Shape{3, 520, 264}, DType::f32}}) {
+    OpCase op_case = backward_case(shape, {.d_sum_in = true, .dropout = true});
+    op_case.storages = {storage};
+    check(op_case);
+  }
 }
 
 }  // namespace outeffhop::test
