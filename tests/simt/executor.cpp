@@ -87,9 +87,10 @@ class Executor {
 
  private:
   void run_block();
-  bool run_warp(Warp& warp, unsigned first);
+  bool run_warp(unsigned warp);
   void run_thread(Thread& thread);
-  void resume(Thread& thread);
+  unsigned next();
+  void become(Thread& thread);
   void wait(std::uint32_t Warp::*at, const Where& where);
   void end_after_failure();
   void cancel_all();
@@ -113,8 +114,11 @@ class Executor {
   FiberPool fibers_{[](void* self, unsigned number) {
                       auto* executor = static_cast<Executor*>(self);
                       executor->run_thread(executor->threads_[number]);
+                      return executor->next();
                     },
                     this};
+  unsigned turn_first_ = 0;       ///< the warp whose turn it is, by its first thread
+  std::uint32_t turn_lanes_ = 0;  ///< its lanes that are still to go on
   Block block_;
   std::vector<std::byte> shared_;
   SharedShadow shadow_;
@@ -152,15 +156,37 @@ void Executor::violate(const std::string& what, const Where& where) const {
   throw Violation(fmt::format("{}, {}: {}", place(*running_), text(where), what));
 }
 
-void Executor::resume(Thread& thread) {
+/// It goes on.
+void Executor::become(Thread& thread) {
   running_ = &thread;
   current_thread = thread.index;
-  fibers_.resume(thread.linear);
-  running_ = nullptr;
+}
+
+/// Whose turn it is: the running thread's warp gives each lane that could go on its turn, then the scheduler decides.
+unsigned Executor::next() {
+  if (turn_lanes_ == 0 || failure_) return FiberPool::kOutside;
+  int lane = 0;
+  switch (schedule_.order) {
+    case Order::forward:
+      lane = std::countr_zero(turn_lanes_);
+      break;
+    case Order::reverse:
+      lane = 31 - std::countl_zero(turn_lanes_);
+      break;
+    case Order::random: {
+      std::uint32_t rest = turn_lanes_;
+      for (auto skip = random_() % static_cast<unsigned>(std::popcount(rest)); skip > 0; --skip) rest &= rest - 1;
+      lane = std::countr_zero(rest);
+      break;
+    }
+  }
+  turn_lanes_ &= ~(1u << lane);
+  return turn_first_ + static_cast<unsigned>(lane);
 }
 
 /// What a fiber does.
 void Executor::run_thread(Thread& thread) {
+  become(thread);
   if (!cancelling_) {
     try {
       (*body_)();
@@ -185,7 +211,8 @@ void Executor::wait(std::uint32_t Warp::*at, const Where& where) {
   warp.ready &= ~bit;
   warp.*at |= bit;
   self.where = where;
-  fibers_.yield(self.linear);
+  fibers_.switch_to(next());
+  become(self);
   if (cancelling_) throw Cancelled{};
 }
 
@@ -313,8 +340,10 @@ std::string Executor::describe_deadlock() const {
 /// Ends every thread of the block.
 void Executor::cancel_all() {
   cancelling_ = true;
-  for (Thread& thread : threads_)
-    if (!returned(thread.linear)) resume(thread);
+  turn_lanes_ = 0;
+  for (const Thread& thread : threads_)
+    if (!returned(thread.linear)) fibers_.switch_to(thread.linear);
+  running_ = nullptr;
   cancelling_ = false;
 }
 
@@ -324,30 +353,14 @@ void Executor::end_after_failure() {
 }
 
 /// Gives each lane that can go on a turn. Whether there was one.
-bool Executor::run_warp(Warp& warp, unsigned first) {
-  const bool moved = warp.ready != 0;
-  std::uint32_t todo = warp.ready;
-  while (todo) {
-    int lane = 0;
-    switch (schedule_.order) {
-      case Order::forward:
-        lane = std::countr_zero(todo);
-        break;
-      case Order::reverse:
-        lane = 31 - std::countl_zero(todo);
-        break;
-      case Order::random: {
-        std::uint32_t rest = todo;
-        for (auto skip = random_() % static_cast<unsigned>(std::popcount(todo)); skip > 0; --skip) rest &= rest - 1;
-        lane = std::countr_zero(rest);
-        break;
-      }
-    }
-    todo &= ~(1u << lane);
-    resume(threads_[first + static_cast<unsigned>(lane)]);
-    if (failure_) end_after_failure();
-  }
-  return moved;
+bool Executor::run_warp(unsigned warp) {
+  turn_first_ = warp * kWarpSize;
+  turn_lanes_ = warps_[warp].ready;
+  if (turn_lanes_ == 0) return false;
+  fibers_.switch_to(next());
+  running_ = nullptr;
+  if (failure_) end_after_failure();
+  return true;
 }
 
 void Executor::run_block() {
@@ -371,7 +384,7 @@ void Executor::run_block() {
     if (schedule_.order == Order::random) std::shuffle(order.begin(), order.end(), random_);
     for (const unsigned warp : order) {
       // A warp goes on until it has to wait for others: the most uneven progress. In random order it may be stopped sooner.
-      while (run_warp(warps_[warp], warp * kWarpSize)) {
+      while (run_warp(warp)) {
         moved = true;
         if (schedule_.order == Order::random && random_() % 4 == 0) break;
       }

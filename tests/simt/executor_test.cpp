@@ -1,4 +1,7 @@
 // The executor itself: who runs, in which order, what lanes and blocks tell each other, and which mistakes it sees.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -547,5 +550,41 @@ TEST_CASE("a violation unwinds every thread, and the next kernel has their stack
     }
   }
 }
+
+#if defined(__SANITIZE_ADDRESS__)
+namespace {
+
+__global__ void overrun_kernel(const float* x, float* out, int count) {
+  const int thread = static_cast<int>(threadIdx.x);
+  __syncthreads();
+  if (thread <= count) out[thread] = x[thread];  // one too many
+}
+
+}  // namespace
+
+// AddressSanitizer ends the program, so a child is sent.
+TEST_CASE("AddressSanitizer sees what a kernel reads beyond global memory") {
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    dup2(ends[1], STDERR_FILENO);
+    const std::vector<float> x(40);
+    std::vector<float> out(64);
+    launch({.kernel = "overrun", .grid = 1, .block = 64}, overrun_kernel, x.data(), out.data(), 40);
+    _exit(0);
+  }
+  close(ends[1]);
+  std::string report;
+  char part[4096];
+  for (ssize_t got = 0; (got = read(ends[0], part, sizeof part)) > 0;) report.append(part, static_cast<std::size_t>(got));
+  close(ends[0]);
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK_FALSE((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+  CHECK(lacks(report, {"heap-buffer-overflow", "READ of size 4", "overrun_kernel"}) == "");
+}
+#endif
 
 }  // namespace outeffhop::test

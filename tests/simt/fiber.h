@@ -8,24 +8,30 @@ namespace outeffhop::simt {
 
 class FiberPool {
  public:
-  /// What each fiber does, given `argument` and its number. Must not throw.
-  using Body = void (*)(void* argument, unsigned number);
+  /// Whoever is in no fiber.
+  static constexpr unsigned kOutside = ~0u;
+  /// What each fiber does, over and over, given `argument` and its number; returns which goes on when it is done. Must not
+  /// throw.
+  using Body = unsigned (*)(void* argument, unsigned number);
   FiberPool(Body body, void* argument);
   /// No fiber may be inside its body.
   ~FiberPool();
 
-  /// Makes fibers [0, count), those that are there stay.
+  /// Makes fibers [0, count); those that are there stay.
   void grow(unsigned count);
-  /// From outside: lets fiber `number` begin its body, or go on where it yielded, until it yields or the body returns.
-  void resume(unsigned number);
-  /// From inside fiber `number`: back to whoever resumed it.
-  void yield(unsigned number);
+  /// Lets fiber `number`, or whoever is outside, go on. Returns when somebody lets the caller go on.
+  void switch_to(unsigned number);
 
  private:
-  struct Fiber;
+  struct Place;
+  struct Entry;
+  void arrive(void* came_from_context);
+
   Body body_;
   void* argument_;
-  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<std::unique_ptr<Place>> fibers_;
+  std::unique_ptr<Place> outside_;
+  Place *current_, *previous_ = nullptr;
 };
 
 }  // namespace outeffhop::simt

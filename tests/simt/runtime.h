@@ -58,7 +58,7 @@ enum cudaError_t : int {
   cudaErrorStreamCaptureWrongThread = 908,
   cudaErrorUnknown = 999,
 };
-enum cudaMemcpyKind {
+enum cudaMemcpyKind : int {
   cudaMemcpyHostToHost,
   cudaMemcpyHostToDevice,
   cudaMemcpyDeviceToHost,
