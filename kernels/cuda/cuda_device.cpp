@@ -18,8 +18,9 @@ class CudaDevice final : public Device {
     OUTEFFHOP_CUDA(cudaSetDevice(0));
     OUTEFFHOP_CUDA(cudaGetDeviceProperties(&properties_, 0));
     context_.shared_bytes = properties_.sharedMemPerBlockOptin;
-    OUTEFFHOP_CUDA(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking));
     linear_.emplace();
+    // The last, as nothing destroys it when this constructor throws.
+    OUTEFFHOP_CUDA(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking));
   }
   ~CudaDevice() override { cudaStreamDestroy(context_.stream); }  // its work still runs; freeing the workspace waits for it
 

@@ -78,9 +78,15 @@ TEST_CASE("device memory ends where the machine's does") {
 }
 
 TEST_CASE("a device that is full is an Error that names the size") {
-  Machine machine(1, 1000);
-  const auto device = make_device({"cuda"});
-  CHECK_THROWS_WITH(Buffer(*device, 1001), Contains("cannot allocate 1001 bytes"));
+  SECTION("when a tensor does not fit") {
+    Machine machine(1, std::size_t{64} << 20);
+    const auto device = make_device({"cuda"});
+    CHECK_THROWS_WITH(Buffer(*device, 64000001), Contains("cannot allocate 64000001 bytes"));
+  }
+  SECTION("when the device itself does not, of which nothing is left behind") {
+    Machine machine(1, 1000);
+    CHECK_THROWS_WITH(make_device({"cuda"}), Contains("no memory left"));
+  }
   CHECK(cudaPeekAtLastError() == cudaSuccess);
 }
 
