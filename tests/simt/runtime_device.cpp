@@ -101,6 +101,7 @@ std::vector<std::string> live_objects() {
   live.insert(live.end(), state.events.size(), "an event");
   live.insert(live.end(), state.graphs.size(), "a graph");
   live.insert(live.end(), state.executables.size(), "an executable graph");
+  live.insert(live.end(), static_cast<std::size_t>(state.communicators), "a communicator");
   return live;
 }
 

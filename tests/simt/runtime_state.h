@@ -117,6 +117,7 @@ struct Runtime {
   std::map<const void*, std::size_t> opted_in;  ///< kernels' largest dynamic shared memory
   std::vector<std::string> faults;              ///< found where nothing may be thrown
   std::vector<std::function<void()>> when_dropped;
+  int communicators = 0;  ///< of NCCL, that are not destroyed
 
   Runtime();
   ~Runtime();

@@ -37,7 +37,7 @@ void run_one(const NodePtr& last) {
   std::unordered_set<const Node*> on_path{last.get()};
   while (!path.empty()) {
     const NodePtr node = path.back();
-    if (!node->done && node->complete) node->complete(true);  // other threads may run and drop work meanwhile
+    if (const auto complete = node->done ? nullptr : node->complete) complete(true);  // others may run or drop it meanwhile
     // Work of other streams first: a stream's own order is the last thing to rely on.
     const auto next = std::find_if(node->after.rbegin(), node->after.rend(), [](const NodePtr& n) { return !n->done; });
     if (!node->done && next != node->after.rend()) {
