@@ -86,6 +86,15 @@ class KernelsPage(unittest.TestCase):
                 checked += 1
         self.assertGreater(checked, 10)
 
+    def test_the_tests_that_the_design_page_names_are_there(self):
+        rows = re.findall(r"^\| .* \| (`tests/.*) \|$", (ROOT / "docs/design.md").read_text(), flags=re.MULTILINE)
+        self.assertGreater(len(rows), 5)
+        for row in rows:
+            for file, titles in re.findall(r"`(tests/[^`]+)`: ((?:\"[^\"]+\"(?: and )?)+)", row):
+                for title in re.findall(r'"([^"]+)"', titles):
+                    with self.subTest(title):
+                        self.assertIn(f'TEST_CASE("{title}")', (ROOT / file).read_text())
+
     def test_links_lead_somewhere(self):
         for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
             self.assertTrue((ROOT / "docs" / target).exists(), target)
