@@ -564,6 +564,7 @@ __global__ void overrun_kernel(const float* x, float* out, int count) {
 
 // AddressSanitizer ends the program, so a child is sent.
 TEST_CASE("AddressSanitizer sees what a kernel reads beyond global memory") {
+  fault_lines.clear();
   int ends[2];
   REQUIRE(pipe(ends) == 0);
   const pid_t child = fork();
