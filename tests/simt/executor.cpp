@@ -1,20 +1,15 @@
-#include "tests/simt/executor.h"
-
+// Who runs when, and what threads wait for.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
 #include <numeric>
-#include <random>
 #include <string_view>
 #include <utility>
-#include <vector>
 
-#include "tests/simt/fiber.h"
-#include "tests/simt/shared_shadow.h"
+#include "tests/simt/executor_state.h"
 
 namespace outeffhop::simt {
 
@@ -29,104 +24,6 @@ constexpr std::uint16_t kSharedPoison = 0x7fed;
 
 /// Thrown into a fiber whose kernel is over, to unwind it.
 struct Cancelled {};
-
-struct AsyncCopy {
-  std::size_t to = 0, bytes = 0;
-  const void* from = nullptr;
-  std::size_t from_bytes = 0;
-  unsigned group = 0;
-  Where where;
-};
-
-struct Thread {
-  Index3 index;
-  unsigned linear = 0;
-  Where where;                    ///< of the barrier or collective it waits at
-  std::vector<AsyncCopy> copies;  ///< on their way, the oldest first
-  unsigned groups = 0;            ///< of copies, committed so far
-};
-
-/// Lanes that wait for each other.
-struct Gathering {
-  Collective collective;
-  Where where;
-  std::uint32_t arrived = 0;
-  Lanes lanes;
-};
-
-/// What the lanes of a warp do, as masks. Each of the block's threads is in one of them.
-struct Warp {
-  std::uint32_t ready = 0, at_barrier = 0, at_collective = 0, done = 0;
-  std::vector<Gathering> gatherings;
-};
-
-struct Block {
-  unsigned at_barrier = 0, votes = 0, last_votes = 0, done = 0;
-  Where barrier;  ///< where the first thread came to it
-};
-
-class Executor {
- public:
-  explicit Executor(const Schedule& schedule) : schedule_(schedule) {}
-  void run(const Launch& launch, const std::function<void()>& body);
-  [[noreturn]] void violate(const std::string& what, const Where& where) const;
-  unsigned block_barrier(bool predicate, const Where& where);
-  void warp_collective(const Collective& collective, const void* in, void* out, CollectiveBody compute, const Where& where);
-  void order_lanes(std::uint32_t mask) { shadow_.warp_barrier(running_->linear / kWarpSize, mask); }
-  void note(Access access, std::size_t offset, std::size_t bytes, const Where& where) {
-    if (const auto wrong = shadow_.note(access, offset, bytes, self(where).linear)) violate(*wrong, where);
-  }
-  void async_copy(const AsyncCopy& copy);
-  void commit_async_copies(const Where& where) { ++self(where).groups; }
-  void wait_for_async_copies(unsigned groups, const Where& where);
-  unsigned lane() const { return running_ ? running_->linear % kWarpSize : 0; }
-  std::byte* shared() { return shared_.data(); }
-  std::size_t shared_bytes() const { return launch_ ? launch_->shared_bytes : 0; }
-
-  Schedule schedule_;
-
- private:
-  void run_block();
-  bool run_warp(unsigned warp);
-  void run_thread(Thread& thread);
-  unsigned next();
-  void become(Thread& thread);
-  void wait(std::uint32_t Warp::*at, const Where& where);
-  void end_after_failure();
-  void cancel_all();
-  std::string describe_deadlock() const;
-  std::string place(const Thread& thread) const;
-  /// The running thread.
-  Thread& self(const Where& where) const {
-    if (!running_) violate("this is for kernels", where);
-    return *running_;
-  }
-  bool returned(unsigned linear) const {
-    return linear >= threads_.size() || (warps_[linear / kWarpSize].done >> linear % kWarpSize & 1u);
-  }
-
-  std::recursive_mutex running_a_kernel_;
-  const Launch* launch_ = nullptr;
-  const std::function<void()>* body_ = nullptr;
-  Thread* running_ = nullptr;
-  std::vector<Thread> threads_;
-  std::vector<Warp> warps_;
-  FiberPool fibers_{[](void* self, unsigned number) {
-                      auto* executor = static_cast<Executor*>(self);
-                      executor->run_thread(executor->threads_[number]);
-                      return executor->next();
-                    },
-                    this};
-  unsigned turn_first_ = 0;       ///< the warp whose turn it is, by its first thread
-  std::uint32_t turn_lanes_ = 0;  ///< its lanes that are still to go on
-  Block block_;
-  std::vector<std::byte> shared_;
-  SharedShadow shadow_;
-  bool cancelling_ = false;
-  std::exception_ptr failure_;
-  std::mt19937_64 random_;
-  std::vector<unsigned> warp_order_;
-};
 
 bool same_place(const Where& a, const Where& b) {
   return a.line() == b.line() && a.column() == b.column() &&
@@ -146,6 +43,8 @@ std::vector<unsigned> numbers(std::size_t count) {
 }
 
 std::string text(const Index3& i) { return fmt::format("({}, {}, {})", i.x, i.y, i.z); }
+
+}  // namespace
 
 std::string Executor::place(const Thread& thread) const {
   return fmt::format("kernel {}, block {}, thread {}", launch_->kernel, text(current_block), text(thread.index));
@@ -289,25 +188,6 @@ void Executor::warp_collective(const Collective& collective, const void* in, voi
   warp.gatherings.erase(mine);
 }
 
-void Executor::async_copy(const AsyncCopy& copy) {
-  note(Access::pend, copy.to, copy.bytes, copy.where);
-  Thread& thread = self(copy.where);
-  thread.copies.push_back(copy);
-  thread.copies.back().group = thread.groups;
-}
-
-void Executor::wait_for_async_copies(unsigned groups, const Where& where) {
-  Thread& thread = self(where);
-  auto& copies = thread.copies;
-  auto landed = copies.begin();
-  for (; landed != copies.end() && landed->group + groups < thread.groups; ++landed) {
-    note(Access::land, landed->to, landed->bytes, where);
-    if (landed->from_bytes) std::memcpy(shared() + landed->to, landed->from, landed->from_bytes);
-    std::memset(shared() + landed->to + landed->from_bytes, 0, landed->bytes - landed->from_bytes);
-  }
-  copies.erase(copies.begin(), landed);
-}
-
 std::string Executor::describe_deadlock() const {
   const Thread *waiting = nullptr, *elsewhere = nullptr;
   unsigned at_collective = 0;
@@ -446,6 +326,8 @@ void Executor::run(const Launch& launch, const std::function<void()>& body) {
   }
 }
 
+namespace {
+
 Schedule schedule_of_environment() {
   const char* chosen = std::getenv("OUTEFFHOP_SIMT_ORDER");
   const std::string_view name = chosen ? chosen : "forward";
@@ -457,12 +339,12 @@ Schedule schedule_of_environment() {
       fmt::format("OUTEFFHOP_SIMT_ORDER is \"{}\"; it may be forward, reverse, random or random:SEED", name));
 }
 
+}  // namespace
+
 Executor& executor() {
   static Executor instance(schedule_of_environment());
   return instance;
 }
-
-}  // namespace
 
 void set_schedule(const Schedule& schedule) { executor().schedule_ = schedule; }
 Schedule schedule() { return executor().schedule_; }
@@ -470,8 +352,6 @@ void run(const Launch& launch, const std::function<void()>& thread) { executor()
 void violate(const std::string& what, const Where& where) { executor().violate(what, where); }
 unsigned block_barrier(bool predicate, const Where& where) { return executor().block_barrier(predicate, where); }
 unsigned lane() { return executor().lane(); }
-std::byte* shared_memory() { return executor().shared(); }
-std::size_t shared_memory_bytes() { return executor().shared_bytes(); }
 
 void warp_collective(const Collective& collective, const void* in, void* out, CollectiveBody compute, const Where& where) {
   executor().warp_collective(collective, in, out, compute, where);
@@ -482,37 +362,6 @@ void warp_barrier(std::uint32_t mask, const Where& where) {
     executor().order_lanes(collective.mask);
   };
   executor().warp_collective({"__syncwarp", mask}, nullptr, nullptr, order, where);
-}
-
-void note_shared_read(std::size_t offset, std::size_t bytes, const Where& where) {
-  executor().note(Access::read, offset, bytes, where);
-}
-void note_shared_write(std::size_t offset, std::size_t bytes, const Where& where) {
-  executor().note(Access::write, offset, bytes, where);
-}
-void note_shared_atomic(std::size_t offset, std::size_t bytes, const Where& where) {
-  executor().note(Access::atomic, offset, bytes, where);
-}
-
-void async_copy(std::size_t offset, std::size_t bytes, const void* from, std::size_t from_bytes, const Where& where) {
-  executor().async_copy({offset, bytes, from, from_bytes, 0, where});
-}
-void commit_async_copies(const Where& where) { executor().commit_async_copies(where); }
-void wait_for_async_copies(unsigned groups, const Where& where) { executor().wait_for_async_copies(groups, where); }
-
-bool in_shared_memory(const void* pointer) {
-  const auto begin = reinterpret_cast<std::uintptr_t>(shared_memory()), at = reinterpret_cast<std::uintptr_t>(pointer);
-  return at >= begin && at < begin + shared_memory_bytes();
-}
-
-std::size_t shared_offset(const void* pointer, std::size_t bytes, const Where& where) {
-  const auto begin = reinterpret_cast<std::uintptr_t>(shared_memory()), at = reinterpret_cast<std::uintptr_t>(pointer);
-  if (at < begin || at - begin > shared_memory_bytes() || bytes > shared_memory_bytes() - (at - begin)) {
-    violate(fmt::format("an access to {} bytes of shared memory lies outside of the block's {} bytes", bytes,
-                        shared_memory_bytes()),
-            where);
-  }
-  return at - begin;
 }
 
 }  // namespace outeffhop::simt
