@@ -61,11 +61,11 @@ class CudaDevice final : public Device {
   void run(const LinearBackward& op) override { linear_backward(context_, *linear_, op); }
   void run(const ActivationForward& op) override { activation_forward(context_, op); }
   void run(const ActivationBackward& op) override { activation_backward(context_, op); }
-  void run(const AttentionForward&) override { no_attention(); }
-  void run(const AttentionBackward&) override { no_attention(); }
-  void run(const AttentionScores&) override { no_attention(); }
-  void run(const AttentionProbabilities&) override { no_attention(); }
-  void run(const AttentionContext&) override { no_attention(); }
+  void run(const AttentionForward& op) override { attention_forward(context_, op); }
+  void run(const AttentionBackward& op) override { attention_backward(context_, op); }
+  void run(const AttentionScores& op) override { attention_scores(context_, op); }
+  void run(const AttentionProbabilities& op) override { attention_probabilities(context_, op); }
+  void run(const AttentionContext& op) override { attention_context(context_, op); }
   void run(const DropoutAdd& op) override { dropout_add(context_, op); }
   void run(const GatherRows& op) override { gather_rows(context_, op); }
   void run(const ScatterRows& op) override { scatter_rows(context_, op); }
@@ -77,10 +77,6 @@ class CudaDevice final : public Device {
   void run(const Cast& op) override { cast(context_, op); }
 
  private:
-  [[noreturn]] static void no_attention() {
-    fail(ErrorKind::unsupported, "this build's CUDA backend has no attention: train on the CPU (--device cpu)");
-  }
-
   cudaDeviceProp properties_{};
   Workspace workspace_;
   Staging staging_;

@@ -17,6 +17,11 @@ void linear_forward(const Context& context, LinearEngine& engine, const LinearFo
 void linear_backward(const Context& context, LinearEngine& engine, const LinearBackward& op);
 void activation_forward(const Context& context, const ActivationForward& op);
 void activation_backward(const Context& context, const ActivationBackward& op);
+void attention_forward(const Context& context, const AttentionForward& op);
+void attention_backward(const Context& context, const AttentionBackward& op);
+void attention_scores(const Context& context, const AttentionScores& op);
+void attention_probabilities(const Context& context, const AttentionProbabilities& op);
+void attention_context(const Context& context, const AttentionContext& op);
 void dropout_add(const Context& context, const DropoutAdd& op);
 void gather_rows(const Context& context, const GatherRows& op);
 void scatter_rows(const Context& context, const ScatterRows& op);
