@@ -53,6 +53,7 @@ __global__ void attention_backward_queries_kernel(AttentionProblem p,
   if (row >= p.B / samples * p.H * p.Tq) return;
   const std::int64_t i = row % p.Tq, h = row / p.Tq % p.H, sample = row / p.Tq / p.H * samples;
   Channels<kChannels> gradient;
+  const Weights weights(0);
   for (std::int64_t b = sample; b < sample + samples; ++b) {
     const KeyRange keys = visible_keys(p, b, i);
     const std::int64_t statistic = (b * p.H + h) * p.Tq + i;
@@ -63,8 +64,11 @@ __global__ void attention_backward_queries_kernel(AttentionProblem p,
         d_score = pair_of(p, q.at(b, i, h), k.at(b, j, h), v.at(b, j, h), d_o.at(b, i, h), lse[statistic],
                           output_dot[statistic], dropout_factor(p, b, h, i, j), aligned)
                       .d_score;
-      const int count = static_cast<int>(min(std::int64_t{kWarp}, keys.end - first));
-      for (int t = 0; t < count; ++t) gradient.add(__shfl_sync(kFullMask, d_score, t), k.at(b, first + t, h), p.D);
+      weights.put(d_score);
+      __syncwarp();
+      weights.add_rows(gradient, static_cast<int>(min(std::int64_t{kWarp}, keys.end - first)), p.D,
+                       [&](int t) { return k.at(b, first + t, h); });
+      __syncwarp();
     }
   }
   gradient.scale(p.scale);
@@ -88,6 +92,7 @@ __global__ void attention_backward_keys_kernel(AttentionProblem p,
   if (row >= p.B / samples * p.H * p.Tk) return;
   const std::int64_t j = row % p.Tk, h = row / p.Tk % p.H, sample = row / p.Tk / p.H * samples;
   Channels<kChannels> key_gradient, value_gradient;
+  const Weights d_scores(0), weights(1);
   for (std::int64_t b = sample; b < sample + samples; ++b) {
     const std::int64_t begin = p.causal ? max(std::int64_t{0}, j - p.causal_offset) : 0;
     for (std::int64_t first = begin; first < p.Tq; first += kWarp) {
@@ -104,11 +109,13 @@ __global__ void attention_backward_keys_kernel(AttentionProblem p,
         pair = pair_of(p, q.at(b, i, h), k.at(b, j, h), v.at(b, j, h), d_o.at(b, i, h), lse[statistic],
                        output_dot[statistic], dropout_factor(p, b, h, i, j), aligned);
       }
+      d_scores.put(pair.d_score);
+      weights.put(pair.weight);
+      __syncwarp();
       const int count = static_cast<int>(min(std::int64_t{kWarp}, p.Tq - first));
-      for (int t = 0; t < count; ++t) {
-        key_gradient.add(__shfl_sync(kFullMask, pair.d_score, t), q.at(b, first + t, h), p.D);
-        value_gradient.add(__shfl_sync(kFullMask, pair.weight, t), d_o.at(b, first + t, h), p.D);
-      }
+      d_scores.add_rows(key_gradient, count, p.D, [&](int t) { return q.at(b, first + t, h); });
+      weights.add_rows(value_gradient, count, p.D, [&](int t) { return d_o.at(b, first + t, h); });
+      __syncwarp();
     }
   }
   key_gradient.scale(p.scale);
@@ -138,8 +145,11 @@ void attention_backward(const Context& context, const AttentionBackward& op) {
   // A gradient that the whole batch shares is summed over it by one warp a row.
   const auto samples_of = [&](const HeadView& gradient) { return gradient.batch_stride == 0 ? p.B : std::int64_t{1}; };
   const auto shape = [&](const char* kernel, std::int64_t rows) {
-    return LaunchShape{
-        .kernel = kernel, .grid = blocks_for(rows, kRowsABlock), .block = kRowsABlock * kWarp, .stream = context.stream};
+    return LaunchShape{.kernel = kernel,
+                       .grid = blocks_for(rows, kRowsABlock),
+                       .block = kRowsABlock * kWarp,
+                       .shared_bytes = 2 * Weights::kSharedBytes,
+                       .stream = context.stream};
   };
   with_storage(op.q.dtype, kName, [&](auto element) {
     using T = decltype(element);

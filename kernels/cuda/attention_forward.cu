@@ -1,5 +1,5 @@
 // AttentionForward for any head size up to 256, fp32 and bf16. One warp a query: 32 keys at a time, the online softmax over
-// them (Milakov, Gimelshein 2018), started at running maximum log n and running sum 1. No shared memory and no barrier, so
+// them (Milakov, Gimelshein 2018), started at running maximum log n and running sum 1. No barrier of the block, so
 // that ragged lengths, packed documents and fully masked rows cost nothing extra: a warp visits the keys its query sees.
 #include "kernels/cuda/attention_rows.cuh"
 #include "kernels/cuda/cuda_device.h"
@@ -27,6 +27,7 @@ __global__ void attention_forward_kernel(AttentionProblem p,
   const float n = softmax_constant(p);
   float maximum = n > 0.0f ? logf(n) : -INFINITY, sum = n > 0.0f ? 1.0f : 0.0f;
   Channels<kChannels> output;
+  const Weights weights(0);
   for (std::int64_t first = keys.begin; first < keys.end; first += kWarp) {
     const std::int64_t j = first + lane;
     const bool visible = j < keys.end;
@@ -37,8 +38,11 @@ __global__ void attention_forward_kernel(AttentionProblem p,
     maximum = larger;
     output.scale(correction);
     const float weight = visible ? exponential * dropout_factor(p, b, h, i, j) : 0.0f;
-    const int count = static_cast<int>(min(std::int64_t{kWarp}, keys.end - first));
-    for (int t = 0; t < count; ++t) output.add(__shfl_sync(kFullMask, weight, t), v.at(b, first + t, h), p.D);
+    weights.put(weight);
+    __syncwarp();
+    weights.add_rows(output, static_cast<int>(min(std::int64_t{kWarp}, keys.end - first)), p.D,
+                     [&](int t) { return v.at(b, first + t, h); });
+    __syncwarp();
   }
   const bool empty = sum == 0.0f;  // the ordinary softmax of no key
   output.scale(empty ? 0.0f : 1.0f / sum);
@@ -65,6 +69,7 @@ void attention_forward(const Context& context, const AttentionForward& op) {
       launch({.kernel = "attention_forward",
               .grid = blocks_for(rows, kRowsABlock),
               .block = kRowsABlock * kWarp,
+              .shared_bytes = Weights::kSharedBytes,
               .stream = context.stream},
              attention_forward_kernel<T, channels()>, p, heads<T>(op.q), heads<T>(op.k), heads<T>(op.v), heads<T>(op.o),
              static_cast<float*>(op.lse.data), aligned);

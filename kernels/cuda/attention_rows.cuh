@@ -1,7 +1,7 @@
 // What the general attention kernels share: strided heads, the keys a query sees, dot products.
 //
 // A warp has one row (a query, or a key in the backward of keys and values). Scores: a lane has one of 32 neighbouring
-// partners. Sums over partners: a lane has every 32nd channel, and the 32 weights go round by shuffles.
+// partners. Sums over partners: a lane has every 32nd channel, and reads the 32 lanes' weights from shared memory.
 #pragma once
 
 #include <type_traits>
@@ -118,6 +118,38 @@ struct Channels {
       if (c * kWarp + lane < D)
         row[c * kWarp + lane] = static_cast<T>(accumulate ? static_cast<float>(row[c * kWarp + lane]) + at[c] : at[c]);
   }
+};
+
+/// A warp's 32 weights, passed to all of its lanes through shared memory: 8 reads of 16 bytes, where shuffles would be 32.
+class Weights {
+ public:
+  static constexpr std::size_t kSharedBytes =
+      kRowsABlock * kWarp * sizeof(float);  ///< of the block, for each set of weights
+
+  /// Set `number` (0, 1, ...) of the running warp.
+  __device__ explicit Weights(int number)
+      : base_((number * kRowsABlock + static_cast<int>(threadIdx.x) / kWarp) * kWarp),
+        one_(shared_array<float>(0, base_ + kWarp)),
+        four_(shared_array<float4>(0, (base_ + kWarp) / 4)) {}
+
+  /// Between two barriers of the warp: what this lane gives.
+  __device__ __forceinline__ void put(float weight) const { one_[base_ + static_cast<int>(threadIdx.x) % kWarp] = weight; }
+  /// After the second barrier: sum += weight[t] * row(t) for t < count.
+  template <int kChannels, class Row>
+  __device__ __forceinline__ void add_rows(Channels<kChannels>& sum, int count, std::int64_t D, Row row) const {
+    for (int t = 0; t < count; t += 4) {
+      const float4 weight = four_[(base_ + t) / 4];
+      sum.add(weight.x, row(t), D);
+      if (t + 1 < count) sum.add(weight.y, row(t + 1), D);
+      if (t + 2 < count) sum.add(weight.z, row(t + 2), D);
+      if (t + 3 < count) sum.add(weight.w, row(t + 3), D);
+    }
+  }
+
+ private:
+  int base_;
+  SharedArray<float> one_;
+  SharedArray<float4> four_;
 };
 
 /// Calls f(std::integral_constant<int, channels a lane>) for a head size of at most kMaxHeadSize.
