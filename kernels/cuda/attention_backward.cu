@@ -9,20 +9,20 @@
 namespace outeffhop::cuda {
 namespace {
 
+constexpr int kThreads = 128;
+
+// One thread a query, and the order of additions that the scores have: where one key takes all of the probability, D_i and
+// do_i . v_j are then equal, and the gradient of the query is 0 rather than what rounding leaves.
 template <class T>
 __global__ void attention_output_dot_kernel(AttentionProblem p,
-                                            Heads<const T> o,     // (B, Tq, H, D)
-                                            Heads<const T> d_o,   // (B, Tq, H, D)
-                                            float* output_dot) {  // (B, H, Tq): D_i
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const std::int64_t row = std::int64_t{blockIdx.x} * kRowsABlock + threadIdx.x / kWarp;
+                                            Heads<const T> o,    // (B, Tq, H, D)
+                                            Heads<const T> d_o,  // (B, Tq, H, D)
+                                            float* output_dot,   // (B, H, Tq): D_i
+                                            bool aligned) {
+  const std::int64_t row = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (row >= p.B * p.H * p.Tq) return;
   const std::int64_t i = row % p.Tq, h = row / p.Tq % p.H, b = row / p.Tq / p.H;
-  const T *output = o.at(b, i, h), *gradient = d_o.at(b, i, h);
-  float sum = 0.0f;
-  for (std::int64_t d = lane; d < p.D; d += kWarp) sum += static_cast<float>(output[d]) * static_cast<float>(gradient[d]);
-  sum = warp_reduce(sum, Sum{});
-  if (lane == 0) output_dot[row] = sum;
+  output_dot[row] = dot(d_o.at(b, i, h), o.at(b, i, h), p.D, aligned);
 }
 
 /// What a pair of a query and a key it sees contributes.
@@ -141,7 +141,8 @@ void attention_backward(const Context& context, const AttentionBackward& op) {
   const std::int64_t queries = p.B * p.H * p.Tq, keys = p.B * p.H * p.Tk;
   auto* output_dot = context.workspace.array<float>(static_cast<std::size_t>(queries));
   const auto* lse = static_cast<const float*>(op.lse.data);
-  const bool aligned = vectors_aligned(op.q) && vectors_aligned(op.k) && vectors_aligned(op.v) && vectors_aligned(op.d_o);
+  const bool aligned = vectors_aligned(op.q) && vectors_aligned(op.k) && vectors_aligned(op.v) && vectors_aligned(op.d_o) &&
+                       vectors_aligned(op.o);
   // A gradient that the whole batch shares is summed over it by one warp a row.
   const auto samples_of = [&](const HeadView& gradient) { return gradient.batch_stride == 0 ? p.B : std::int64_t{1}; };
   const auto shape = [&](const char* kernel, std::int64_t rows) {
@@ -154,8 +155,11 @@ void attention_backward(const Context& context, const AttentionBackward& op) {
   with_storage(op.q.dtype, kName, [&](auto element) {
     using T = decltype(element);
     if (queries > 0)
-      launch(shape("attention_output_dot", queries), attention_output_dot_kernel<T>, p, heads<T>(op.o), heads<T>(op.d_o),
-             output_dot);
+      launch({.kernel = "attention_output_dot",
+              .grid = blocks_for(queries, kThreads),
+              .block = kThreads,
+              .stream = context.stream},
+             attention_output_dot_kernel<T>, p, heads<T>(op.o), heads<T>(op.d_o), output_dot, aligned);
     with_channels(p.D, [&](auto channels) {
       if (op.d_q && queries > 0) {
         const std::int64_t samples = samples_of(op.d_q);
