@@ -42,21 +42,38 @@ if(NOT DEFINED CMAKE_CUDA_COMPILER_LAUNCHER AND CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})  # ccache
 endif()
 
-file(GLOB cuda_kernels CONFIGURE_DEPENDS cuda/*.cu)
-file(GLOB cuda_sources CONFIGURE_DEPENDS cuda/*.cpp)
-add_library(outeffhop_cuda OBJECT ${cuda_kernels} ${cuda_sources})
-target_include_directories(outeffhop_cuda PRIVATE ${CMAKE_SOURCE_DIR})
-target_link_libraries(outeffhop_cuda PRIVATE fmt::fmt CUDA::toolkit)
-# CMake 3.25 does not know that nvcc compiles C++20.
-set_target_properties(outeffhop_cuda PROPERTIES CUDA_STANDARD_REQUIRED OFF CUDA_EXTENSIONS ON)
+add_library(outeffhop_cuda_options INTERFACE)
+target_include_directories(outeffhop_cuda_options INTERFACE ${CMAKE_SOURCE_DIR})
+target_link_libraries(outeffhop_cuda_options INTERFACE fmt::fmt CUDA::toolkit)
 # -lineinfo: profilers and compute-sanitizer name source lines; the machine code is the same. scripts/check_kernels.py
 # compiles with the same flags.
-target_compile_options(outeffhop_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;-lineinfo;-Xcompiler=-Wall,-Wextra>"
-                                              "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra>")
+target_compile_options(outeffhop_cuda_options INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;-lineinfo;-Xcompiler=-Wall,-Wextra>"
+                                                        "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra>")
 if(OUTEFFHOP_WERROR)
-  target_compile_options(outeffhop_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror all-warnings -Xcompiler=-Werror>"
-                                                "$<$<COMPILE_LANGUAGE:CXX>:-Werror>")
+  target_compile_options(outeffhop_cuda_options INTERFACE
+                         "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror all-warnings -Xcompiler=-Werror>"
+                         "$<$<COMPILE_LANGUAGE:CXX>:-Werror>")
 endif()
+
+# outeffhop_cuda_objects(NAME sources...)
+function(outeffhop_cuda_objects name)
+  add_library(${name} OBJECT ${ARGN})
+  target_link_libraries(${name} PRIVATE outeffhop_cuda_options)
+  # CMake 3.25 does not know that nvcc compiles C++20.
+  set_target_properties(${name} PROPERTIES CUDA_STANDARD_REQUIRED OFF CUDA_EXTENSIONS ON)
+endfunction()
+
+file(GLOB cuda_sources CONFIGURE_DEPENDS cuda/*.cu cuda/*.cpp)
+file(GLOB cuda_attention_kernels CONFIGURE_DEPENDS cuda/attention*.cu)
+list(REMOVE_ITEM cuda_sources ${cuda_attention_kernels})
+outeffhop_cuda_objects(outeffhop_cuda ${cuda_sources})
+foreach(suffix IN ITEMS "" "_vanilla")
+  outeffhop_cuda_objects(outeffhop_cuda_attention${suffix} ${cuda_attention_kernels})
+  if(suffix)
+    target_compile_definitions(outeffhop_cuda_attention${suffix} PRIVATE OUTEFFHOP_VANILLA_SOFTMAX=1)
+  endif()
+  target_sources(outeffhop_attention${suffix} INTERFACE $<TARGET_OBJECTS:outeffhop_cuda_attention${suffix}>)
+endforeach()
 
 # What --version says of it.
 string(REGEX REPLACE "-(real|virtual)" "" architectures "${CMAKE_CUDA_ARCHITECTURES}")
