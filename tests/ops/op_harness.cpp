@@ -432,20 +432,21 @@ std::vector<std::string> broken_rules(const OpCase& op_case, std::vector<DeviceU
       const Results result = execute(op_case, *under_test.device, storage, storage);
       append(broken, where, result.violations);
       judge(op_case, yardstick, result, where, broken);
+      if (op_case.also) op_case.also(result);
+      const bool compared = op_case.thread_invariant || devices.front().always_as_first;
+      if (compared && first) {
+        if (const std::string other = difference(*first, result); !other.empty())
+          broken.push_back(fmt::format("{} {}: other bits than with {}", where, other, devices.front().name));
+        if (under_test.always_as_first) continue;  // the first one's second and unaligned runs stand for its own
+      }
       const std::string differing = difference(result, execute(op_case, *under_test.device, storage, storage));
       if (!differing.empty()) broken.push_back(fmt::format("{} {}: a second run gave other bits", where, differing));
-      if (op_case.also) op_case.also(result);
       const std::string shifted = where + " tensors off their alignment:";
       const Results unaligned =
           execute(op_case, *under_test.device, storage, storage, Perturbation{}, Placement::one_element_on);
       append(broken, shifted, unaligned.violations);
       judge(op_case, yardstick, unaligned, shifted, broken);
-      if (!op_case.thread_invariant && !devices.front().always_as_first) continue;
-      if (!first) {
-        first = std::make_unique<Results>(result);
-      } else if (const std::string other = difference(*first, result); !other.empty()) {
-        broken.push_back(fmt::format("{} {}: other bits than with {}", where, other, devices.front().name));
-      }
+      if (compared && !first) first = std::make_unique<Results>(result);
     }
   }
   return broken;

@@ -65,7 +65,7 @@ class KernelsPage(unittest.TestCase):
 
     def test_figures_follow_from_the_formulas(self):
         shapes = symbols()
-        self.assertEqual(sorted(shapes[0]), sorted("NCFVMP"))
+        self.assertEqual(sorted(shapes[0]), sorted("NCFVMTP"))
         checked = 0
         for line in PAGE.splitlines():
             cells = [cell.strip() for cell in line.strip("|").split("|")]
