@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 #include <set>
+#include <thread>
 
 #include "tests/catch.h"
 #include "tests/simt/simt_support.h"
@@ -224,6 +225,21 @@ TEST_CASE("a violation unwinds every thread, and the next kernel has their stack
       CHECK(out == std::vector<int>(128, 77));
     }
   }
+}
+
+TEST_CASE("launches from several threads wait for each other") {
+  std::vector<std::vector<int>> out(3, std::vector<int>(128));
+  std::vector<std::thread> threads;
+  for (std::vector<int>& mine : out)
+    threads.emplace_back([&mine] {
+      for (int i = 0; i < 20; ++i) {
+        std::fill(mine.begin(), mine.end(), 0);
+        launch({.kernel = "next", .grid = 2, .block = 128}, next_kernel, mine.data());
+        if (mine != std::vector<int>(128, 77)) return;
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (const std::vector<int>& each : out) CHECK(each == std::vector<int>(128, 77));
 }
 
 #if defined(__SANITIZE_ADDRESS__)
