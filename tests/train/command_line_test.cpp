@@ -103,8 +103,8 @@ TEST_CASE("The device \"cuda\" without a driver is one sentence, and the CPU tra
     CHECK(refused.code == 6);
     CHECK(refused.output.empty());
     CHECK(std::count(refused.error.begin(), refused.error.end(), '\n') == 1);
-    CHECK_THAT(refused.error,
-               Contains(built ? "outeffhop: device \"cuda\" needs a driver" : "outeffhop: device \"cuda\" is not in this build"));
+    CHECK_THAT(refused.error, Contains(built ? "outeffhop: device \"cuda\" needs a driver"
+                                             : "outeffhop: device \"cuda\" is not in this build"));
     CHECK_THAT(refused.error, Contains("cpu"));
     CHECK_FALSE(fs::exists(corpus.path("run/metrics.jsonl")));
   }
