@@ -1,6 +1,7 @@
 // AttentionForward for any head size up to 256, fp32 and bf16. One warp a query: 32 keys at a time, the online softmax over
 // them (Milakov, Gimelshein 2018), started at running maximum log n and running sum 1. No barrier of the block, so
 // that ragged lengths, packed documents and fully masked rows cost nothing extra: a warp visits the keys its query sees.
+#include "kernels/cuda/attention_forward_tensor.h"
 #include "kernels/cuda/attention_rows.cuh"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/launch.cuh"
@@ -62,6 +63,7 @@ void attention_forward(const Context& context, const AttentionForward& op) {
   check_lse(op.lse, false, kName);
   const std::int64_t rows = p.B * p.H * p.Tq;
   if (rows == 0) return;
+  if (attention_forward_tensor(context, op)) return;
   const bool aligned = vectors_aligned(op.q) && vectors_aligned(op.k);
   with_storage(op.q.dtype, kName, [&](auto element) {
     using T = decltype(element);
