@@ -2,6 +2,7 @@
 // each query, then one warp a query sums d_q over the keys it sees, and one warp a key sums d_k and d_v over the queries
 // that see it. Probabilities are computed anew in both from the scores and LSE.
 #include "kernels/cuda/attention_rows.cuh"
+#include "kernels/cuda/attention_tensor.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/storage.h"
@@ -160,6 +161,7 @@ void attention_backward(const Context& context, const AttentionBackward& op) {
               .block = kThreads,
               .stream = context.stream},
              attention_output_dot_kernel<T>, p, heads<T>(op.o), heads<T>(op.d_o), output_dot, aligned);
+    if (attention_backward_tensor(context, op, output_dot)) return;
     with_channels(p.D, [&](auto channels) {
       if (op.d_q && queries > 0) {
         const std::int64_t samples = samples_of(op.d_q);

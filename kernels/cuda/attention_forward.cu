@@ -1,8 +1,8 @@
 // AttentionForward for any head size up to 256, fp32 and bf16. One warp a query: 32 keys at a time, the online softmax over
 // them (Milakov, Gimelshein 2018), started at running maximum log n and running sum 1. No barrier of the block, so
 // that ragged lengths, packed documents and fully masked rows cost nothing extra: a warp visits the keys its query sees.
-#include "kernels/cuda/attention_forward_tensor.h"
 #include "kernels/cuda/attention_rows.cuh"
+#include "kernels/cuda/attention_tensor.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/storage.h"
