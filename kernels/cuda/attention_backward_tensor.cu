@@ -123,8 +123,8 @@ __global__ __launch_bounds__(kTileThreads) void attention_backward_keys_tensor_k
     Heads<const bf16> d_o,    // (B, Tq, H, D)
     const float* lse,         // (B, H, Tq)
     const float* output_dot,  // (B, H, Tq)
-    Heads<bf16> d_k,          // (B, Tk, H, D)
-    Heads<bf16> d_v) {        // (B, Tk, H, D)
+    Heads<bf16> d_k,          // (B, Tk, H, D) or null
+    Heads<bf16> d_v) {        // (B, Tk, H, D) or null
   constexpr int kKeyTile = 0, kValueTile = 1, kQueries = 0, kGradients = 1;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp_row = static_cast<int>(threadIdx.x) / kWarp * kMmaM;
   const std::int64_t blocks_a_head = (p.Tk + kTileRows - 1) / kTileRows;
@@ -199,8 +199,8 @@ __global__ __launch_bounds__(kTileThreads) void attention_backward_keys_tensor_k
   }
   wait_for_copies<0>();
   __syncthreads();
-  store_rows<D>(d_k, b, h, first_key, p.Tk, key_gradient, {p.scale, p.scale}, kKeyTile);
-  store_rows<D>(d_v, b, h, first_key, p.Tk, value_gradient, {1.0f, 1.0f}, kValueTile);
+  if (d_k.data) store_rows<D>(d_k, b, h, first_key, p.Tk, key_gradient, {p.scale, p.scale}, kKeyTile);
+  if (d_v.data) store_rows<D>(d_v, b, h, first_key, p.Tk, value_gradient, {1.0f, 1.0f}, kValueTile);
 }
 
 }  // namespace
@@ -211,26 +211,28 @@ bool attention_backward_tensor(const Context& context, const AttentionBackward& 
   for (const ConstHeadView& view : {op.q, op.k, op.v, op.d_o})
     if (!vectors_aligned(view)) return false;
   for (const HeadView& view : {op.d_q, op.d_k, op.d_v})
-    if (!view || view.batch_stride == 0 || !vectors_aligned(view)) return false;
+    if (view && (view.batch_stride == 0 || !vectors_aligned(view))) return false;
   if (p.Tq == 0 || p.Tk == 0) return false;
   const auto* lse = static_cast<const float*>(op.lse.data);
   return with_tensor_head_size<96>(p.D, [&](auto size) {
     constexpr int D = size();
     constexpr std::size_t kTileBytes = kTiles * TileShape<D>::kBytes;
-    launch({.kernel = "attention_backward_queries_tensor",
-            .grid = blocks_for(p.Tq, kTileRows) * static_cast<unsigned>(p.B * p.H),
-            .block = kTileThreads,
-            .shared_bytes = kTileBytes,
-            .stream = context.stream},
-           attention_backward_queries_tensor_kernel<D>, p, heads<bf16>(op.q), heads<bf16>(op.k), heads<bf16>(op.v),
-           heads<bf16>(op.d_o), lse, output_dot, heads<bf16>(op.d_q));
-    launch({.kernel = "attention_backward_keys_tensor",
-            .grid = blocks_for(p.Tk, kTileRows) * static_cast<unsigned>(p.B * p.H),
-            .block = kTileThreads,
-            .shared_bytes = kTileBytes + 2 * kTileRows * sizeof(Query),
-            .stream = context.stream},
-           attention_backward_keys_tensor_kernel<D>, p, heads<bf16>(op.q), heads<bf16>(op.k), heads<bf16>(op.v),
-           heads<bf16>(op.d_o), lse, output_dot, heads<bf16>(op.d_k), heads<bf16>(op.d_v));
+    if (op.d_q)
+      launch({.kernel = "attention_backward_queries_tensor",
+              .grid = blocks_for(p.Tq, kTileRows) * static_cast<unsigned>(p.B * p.H),
+              .block = kTileThreads,
+              .shared_bytes = kTileBytes,
+              .stream = context.stream},
+             attention_backward_queries_tensor_kernel<D>, p, heads<bf16>(op.q), heads<bf16>(op.k), heads<bf16>(op.v),
+             heads<bf16>(op.d_o), lse, output_dot, heads<bf16>(op.d_q));
+    if (op.d_k || op.d_v)
+      launch({.kernel = "attention_backward_keys_tensor",
+              .grid = blocks_for(p.Tk, kTileRows) * static_cast<unsigned>(p.B * p.H),
+              .block = kTileThreads,
+              .shared_bytes = kTileBytes + 2 * kTileRows * sizeof(Query),
+              .stream = context.stream},
+             attention_backward_keys_tensor_kernel<D>, p, heads<bf16>(op.q), heads<bf16>(op.k), heads<bf16>(op.v),
+             heads<bf16>(op.d_o), lse, output_dot, heads<bf16>(op.d_k), heads<bf16>(op.d_v));
   });
 }
 
