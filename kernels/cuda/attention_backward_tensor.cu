@@ -31,13 +31,9 @@ __device__ __forceinline__ Query query_of(const AttentionProblem& p, const float
   return {lse[at] * kLog2E, output_dot[at], static_cast<int>(keys.begin), static_cast<int>(keys.end)};
 }
 
-/// Of one pair of a query and a key: `score` becomes the weight of d_o in d_v, `d_probability` becomes ds.
-__device__ __forceinline__ void differentiate(float& score, float& d_probability, const Query& query, std::int64_t j,
-                                              float factor, float drop) {
-  const bool visible = query.begin <= j && j < query.end;
-  const float probability = visible ? ptx::exp2_flushed(score * factor - query.lse) : 0.0f;
-  score = probability * drop;
-  d_probability = probability * (d_probability * drop - query.output_dot);
+/// p of a query and key j from q . k; `factor` turns that into powers of two. 0 where the query does not see the key.
+__device__ __forceinline__ float probability_of(float score, const Query& query, std::int64_t j, float factor) {
+  return query.begin <= j && j < query.end ? ptx::exp2_flushed(score * factor - query.lse) : 0.0f;
 }
 
 template <int D>
@@ -99,9 +95,11 @@ __global__ __launch_bounds__(kTileThreads) void attention_backward_queries_tenso
 #pragma unroll
           for (int c = 0; c < 2; ++c) {
             const bool dropped = ((random.w[column] >> (16 * c)) & 0xffffu) < p.dropout.threshold;
-            differentiate(scores[4 * part + column].at[2 * r + c], d_scores[4 * part + column].at[2 * r + c], queries[r],
-                          first_key + (4 * part + column) * kMmaN + accumulator_column(lane, c), p.scale * kLog2E,
-                          dropped ? 0.0f : p.dropout.scale);
+            const std::int64_t j = first_key + (4 * part + column) * kMmaN + accumulator_column(lane, c);
+            const float probability =
+                probability_of(scores[4 * part + column].at[2 * r + c], queries[r], j, p.scale * kLog2E);
+            float& d_score = d_scores[4 * part + column].at[2 * r + c];
+            d_score = probability * (d_score * (dropped ? 0.0f : p.dropout.scale) - queries[r].output_dot);
           }
         }
       }
@@ -167,10 +165,11 @@ __global__ __launch_bounds__(kTileThreads) void attention_backward_keys_tensor_k
     wait_for_copies<1>();
     __syncthreads();
 
-    FragmentC scores[kTileColumns], d_scores[kTileColumns];
-    multiply_rows<D>(scores, shared_tile<D>(kKeyTile), warp_row, shared_tile<D>(walked_tile(kQueries, buffer)));
-    multiply_rows<D>(d_scores, shared_tile<D>(kValueTile), warp_row, shared_tile<D>(walked_tile(kGradients, buffer)));
+    // In two steps, as few values as can be alive in each: p, below 0 where it was dropped; then ds.
+    FragmentC probabilities[kTileColumns];
+    multiply_rows<D>(probabilities, shared_tile<D>(kKeyTile), warp_row, shared_tile<D>(walked_tile(kQueries, buffer)));
     const SharedArray<Query> queries = queries_of(buffer);
+    const std::int64_t j = first_key + warp_row + lane / 4;
 #pragma unroll
     for (int column = 0; column < kTileColumns; ++column) {
 #pragma unroll
@@ -178,7 +177,6 @@ __global__ __launch_bounds__(kTileThreads) void attention_backward_keys_tensor_k
         const int i = column * kMmaN + accumulator_column(lane, c);
         const Query query = queries[i];
         // A lane's two keys are eight apart: one Philox block has both, in neighbouring words.
-        const std::int64_t j = first_key + warp_row + lane / 4;
         PhiloxBlock random{};
         if (p.dropout.threshold != 0)
           random =
@@ -186,21 +184,38 @@ __global__ __launch_bounds__(kTileThreads) void attention_backward_keys_tensor_k
                            static_cast<std::uint32_t>(j / 32 * 4 + j % 8 / 2));
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
+          float& score = probabilities[column].at[2 * r + c];
           const std::uint32_t word = j % 32 < 16 ? random.w[r] : random.w[2 + r];
           const bool dropped = ((word >> (16 * (j % 2))) & 0xffffu) < p.dropout.threshold;
-          differentiate(scores[column].at[2 * r + c], d_scores[column].at[2 * r + c], query, j + 8 * r, p.scale * kLog2E,
-                        dropped ? 0.0f : p.dropout.scale);
+          const float probability = probability_of(score, query, j + 8 * r, p.scale * kLog2E);
+          score = dropped ? -probability : probability;
         }
       }
     }
-    add_weighted_rows<D>(value_gradient, scores, shared_tile<D>(walked_tile(kGradients, buffer)));
+    add_weighted_rows<D>(value_gradient, probabilities, shared_tile<D>(walked_tile(kGradients, buffer)), Positive{});
+
+    FragmentC d_scores[kTileColumns];
+    multiply_rows<D>(d_scores, shared_tile<D>(kValueTile), warp_row, shared_tile<D>(walked_tile(kGradients, buffer)));
+#pragma unroll
+    for (int column = 0; column < kTileColumns; ++column) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const Query query = queries[column * kMmaN + accumulator_column(lane, c)];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const float probability = probabilities[column].at[2 * r + c], drop = probability < 0.0f ? 0.0f : p.dropout.scale;
+          float& d_score = d_scores[column].at[2 * r + c];
+          d_score = fabsf(probability) * (d_score * drop - query.output_dot);
+        }
+      }
+    }
     add_weighted_rows<D>(key_gradient, d_scores, shared_tile<D>(walked_tile(kQueries, buffer)));
     __syncthreads();  // the next turn copies into what this one has read
   }
   wait_for_copies<0>();
   __syncthreads();
   if (d_k.data) store_rows<D>(d_k, b, h, first_key, p.Tk, key_gradient, {p.scale, p.scale}, kKeyTile);
-  if (d_v.data) store_rows<D>(d_v, b, h, first_key, p.Tk, value_gradient, {1.0f, 1.0f}, kValueTile);
+  if (d_v.data) store_rows<D>(d_v, b, h, first_key, p.Tk, value_gradient, {p.dropout.scale, p.dropout.scale}, kValueTile);
 }
 
 }  // namespace

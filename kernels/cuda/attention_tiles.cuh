@@ -63,7 +63,7 @@ __device__ __forceinline__ void multiply_rows(FragmentC (&out)[kTileColumns], co
                                               const SharedArray<bf16>& b) {
 #pragma unroll
   for (int column = 0; column < kTileColumns; ++column) out[column] = {};
-#pragma unroll
+#pragma unroll 1  // unrolled, loads are moved far ahead and registers run out
   for (int step = 0; step < D / kMmaK; ++step) {
     FragmentA left;
     load_matrix_x4(left.pair, four_matrices<D>(a, row, step * kMmaK, Second::below));
@@ -77,16 +77,24 @@ __device__ __forceinline__ void multiply_rows(FragmentC (&out)[kTileColumns], co
   }
 }
 
+struct AsItIs {
+  __device__ __forceinline__ float operator()(float weight) const { return weight; }
+};
+/// What is below 0 counts as 0.
+struct Positive {
+  __device__ __forceinline__ float operator()(float weight) const { return fmaxf(weight, 0.0f); }
+};
+
 /// out (16 x D) += weights (16 x 64, rounded to bf16) times a tile (64 x D). Accumulators lie in registers as the left
 /// operand does.
-template <int D>
+template <int D, class Take = AsItIs>
 __device__ __forceinline__ void add_weighted_rows(FragmentC (&out)[D / kMmaN], const FragmentC (&weights)[kTileColumns],
-                                                  const SharedArray<bf16>& tile) {
+                                                  const SharedArray<bf16>& tile, Take take = {}) {
 #pragma unroll
   for (int step = 0; step < kTileRows / kMmaK; ++step) {
     const FragmentC &left = weights[2 * step], &right = weights[2 * step + 1];
-    const FragmentA a{{ptx::bf16_pair(left.at[0], left.at[1]), ptx::bf16_pair(left.at[2], left.at[3]),
-                       ptx::bf16_pair(right.at[0], right.at[1]), ptx::bf16_pair(right.at[2], right.at[3])}};
+    const auto pair = [&](const FragmentC& from, int i) { return ptx::bf16_pair(take(from.at[i]), take(from.at[i + 1])); };
+    const FragmentA a{{pair(left, 0), pair(left, 2), pair(right, 0), pair(right, 2)}};
 #pragma unroll
     for (int column = 0; column < D / kMmaN; column += 2) {
       std::uint32_t pairs[4];
