@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <tuple>
 
 #include "kernels/reference/reference.h"
 #include "kernels/reference/values.h"
@@ -425,7 +426,10 @@ std::vector<std::string> broken_rules(const OpCase& op_case, std::vector<DeviceU
     perturb(Perturbation::Kind::shrinking);
     append(broken, dtype + ", fp64 reference:", yardstick.truth.violations);
     append(broken, dtype + ", plain formula:", yardstick.plain.violations);
-    std::unique_ptr<Results> first;
+    struct Runs {
+      Results aligned, unaligned;
+    };
+    std::unique_ptr<Runs> first;
     for (DeviceUnderTest& under_test : devices) {
       const std::string where = fmt::format("{}, {}:", dtype, under_test.name);
       if (under_test.choose) under_test.choose();
@@ -433,20 +437,21 @@ std::vector<std::string> broken_rules(const OpCase& op_case, std::vector<DeviceU
       append(broken, where, result.violations);
       judge(op_case, yardstick, result, where, broken);
       if (op_case.also) op_case.also(result);
-      const bool compared = op_case.thread_invariant || devices.front().always_as_first;
-      if (compared && first) {
-        if (const std::string other = difference(*first, result); !other.empty())
-          broken.push_back(fmt::format("{} {}: other bits than with {}", where, other, devices.front().name));
-        if (under_test.always_as_first) continue;  // the first one's second and unaligned runs stand for its own
+      const Results unaligned =
+          execute(op_case, *under_test.device, storage, storage, Perturbation{}, Placement::one_element_on);
+      const std::string shifted = where + " tensors off their alignment:";
+      append(broken, shifted, unaligned.violations);
+      judge(op_case, yardstick, unaligned, shifted, broken);
+      if (first && (op_case.thread_invariant || under_test.always_as_first)) {
+        for (const auto& [mine, of_first, when] :
+             {std::tuple{&result, &first->aligned, where}, {&unaligned, &first->unaligned, shifted}})
+          if (const std::string other = difference(*of_first, *mine); !other.empty())
+            broken.push_back(fmt::format("{} {}: other bits than with {}", when, other, devices.front().name));
+        if (under_test.always_as_first) continue;  // equal to the first's bits, in another order: that is its second run
       }
       const std::string differing = difference(result, execute(op_case, *under_test.device, storage, storage));
       if (!differing.empty()) broken.push_back(fmt::format("{} {}: a second run gave other bits", where, differing));
-      const std::string shifted = where + " tensors off their alignment:";
-      const Results unaligned =
-          execute(op_case, *under_test.device, storage, storage, Perturbation{}, Placement::one_element_on);
-      append(broken, shifted, unaligned.violations);
-      judge(op_case, yardstick, unaligned, shifted, broken);
-      if (compared && !first) first = std::make_unique<Results>(result);
+      if (!first) first = std::make_unique<Runs>(Runs{result, unaligned});
     }
   }
   return broken;

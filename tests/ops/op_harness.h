@@ -2,7 +2,8 @@
 // says how to make the call; the harness makes it on
 //   - the fp64 reference with fp64 tensors: the truth, of inputs that are already rounded to the dtype under test;
 //   - the fp32 reference with tensors of the dtype under test: the plain formula;
-//   - each device under test (the CPU on one and on two threads), twice, and once with every tensor off its alignment,
+//   - each device under test (the CPU on one and on two threads; or CUDA on the executor in three orders of lanes, which must
+//     agree to the bit), with aligned tensors, twice, and once with every tensor off its alignment,
 // for both storage dtypes, and checks for every output tensor
 //   1. error(device) <= 2 error(plain formula) + rounding noise, in the maximum and in the root-mean-square norm;
 //   2. that nothing is touched which the case does not declare as written: read-only inputs, elements between strided rows,
