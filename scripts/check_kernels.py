@@ -45,6 +45,7 @@ BUDGET = "scripts/kernel_budget.json"
 FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-lineinfo", "-Xptxas=-v"]
 ROW_KEYS = {"threads", "dynamic_shared", "largest", "max_registers", "min_occupancy", "sass", "integer_atomics"}
 NO_NVCC = 77
+OLDEST_NVCC = (12, 4)  # as kernels/cuda.cmake
 
 
 def row_is_for(name, kernel):
@@ -192,6 +193,9 @@ def measure(nvcc, version, disassembler, files, architectures, jobs):
             for mangled, counts in parse_sass(text).items():
                 if mangled in kernels:
                     kernels[mangled].sass = counts
+            unread = [mangled for mangled, kernel in kernels.items() if not kernel.sass]
+            if unread:
+                raise SystemExit(f"check_kernels.py: {disassembler} shows no machine code of {unread[0]} in {file} for {arch}")
         names = demangle(list(kernels))
         for mangled, kernel in kernels.items():
             kernel.name = names[mangled]
@@ -283,10 +287,15 @@ def main():
     if not nvcc:
         print("check_kernels.py: no nvcc was found, so no kernel was checked", file=sys.stderr)
         return NO_NVCC
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    release = re.search(r"release (\d+)\.(\d+)", version)
+    if not release or (int(release[1]), int(release[2])) < OLDEST_NVCC:
+        print(f"check_kernels.py: {nvcc} is older than {OLDEST_NVCC[0]}.{OLDEST_NVCC[1]}, so no kernel was checked",
+              file=sys.stderr)
+        return NO_NVCC
     disassembler = find_disassembler(nvcc)
     if options.write and not (disassembler and not options.files):
         parser.error("--write needs cuobjdump with nvdisasm, and all files")
-    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
     files = [str(pathlib.Path(file).resolve().relative_to(ROOT)) for file in options.files] or \
         sorted(str(path.relative_to(ROOT)) for path in (ROOT / KERNELS).glob("*.cu"))
     budget = json.loads((ROOT / BUDGET).read_text())

@@ -17,6 +17,10 @@ class CudaDevice final : public Device {
     if (devices == 0) check(cudaErrorNoDevice, "cudaGetDeviceCount");
     OUTEFFHOP_CUDA(cudaSetDevice(0));
     OUTEFFHOP_CUDA(cudaGetDeviceProperties(&properties_, 0));
+    if (properties_.major < 8)
+      fail(ErrorKind::unsupported,
+           "device \"cuda\" needs a GPU of compute capability 8.0 or newer, and {} has {}.{}: train on the CPU (--device cpu)",
+           properties_.name, properties_.major, properties_.minor);
     context_.shared_bytes = properties_.sharedMemPerBlockOptin;
     linear_.emplace();
     // The last, as nothing destroys it when this constructor throws.
@@ -92,7 +96,8 @@ Workspace::~Workspace() { cudaFree(data_); }
 
 void* Workspace::bytes(std::size_t bytes) {
   if (bytes > capacity_) {
-    OUTEFFHOP_CUDA(cudaFree(data_));  // waits for the ops that use it
+    OUTEFFHOP_CUDA(cudaDeviceSynchronize());  // ops may still use it
+    OUTEFFHOP_CUDA(cudaFree(data_));
     data_ = nullptr;
     capacity_ = 0;
     OUTEFFHOP_CUDA(cudaMalloc(&data_, bytes));

@@ -222,6 +222,9 @@ void set_stream_order(StreamOrder order);
 void set_driver(bool installed);
 void set_devices(int count, std::size_t bytes_each);
 
+/// Names of the kernels launched since the last call, in order (the latest few thousand): which of several serves an op.
+std::vector<std::string> take_launched();
+
 /// Everything that is allocated or made and not yet freed or destroyed, in words; what of it a device reset would lose.
 std::vector<std::string> live_objects();
 

@@ -9,6 +9,8 @@
 namespace outeffhop::simt {
 namespace {
 
+constexpr std::size_t kMostLaunchedKept = 4096;
+
 constexpr std::size_t kSharedWithoutAsking = 48 * 1024;
 
 struct ErrorText {
@@ -105,6 +107,8 @@ std::vector<std::string> live_objects() {
   return live;
 }
 
+std::vector<std::string> take_launched() { return std::exchange(runtime().launched, {}); }
+
 cudaError_t launch_kernel(const void* kernel, const Launch& launch, cudaStream_t stream, std::vector<MemoryUse> arguments,
                           std::function<void()> body) {
   return api([&] {
@@ -118,6 +122,8 @@ cudaError_t launch_kernel(const void* kernel, const Launch& launch, cudaStream_t
     const std::size_t allowed =
         std::max(kSharedWithoutAsking, asked == runtime().opted_in.end() ? std::size_t{0} : asked->second);
     if (launch.shared_bytes > allowed) return cudaErrorInvalidValue;
+    if (runtime().launched.size() >= kMostLaunchedKept) runtime().launched.clear();
+    runtime().launched.push_back(launch.kernel);
     return enqueue(*find_stream(stream), [=](Nodes after) {
       return make_node(
           [=] {
