@@ -437,6 +437,10 @@ std::vector<std::string> broken_rules(const OpCase& op_case, std::vector<DeviceU
       append(broken, where, result.violations);
       judge(op_case, yardstick, result, where, broken);
       if (op_case.also) op_case.also(result);
+      if (!(first && under_test.always_as_first)) {  // else what the first one did, in another order, is the other run
+        const std::string differing = difference(result, execute(op_case, *under_test.device, storage, storage));
+        if (!differing.empty()) broken.push_back(fmt::format("{} {}: a second run gave other bits", where, differing));
+      }
       const Results unaligned =
           execute(op_case, *under_test.device, storage, storage, Perturbation{}, Placement::one_element_on);
       const std::string shifted = where + " tensors off their alignment:";
@@ -447,10 +451,7 @@ std::vector<std::string> broken_rules(const OpCase& op_case, std::vector<DeviceU
              {std::tuple{&result, &first->aligned, where}, {&unaligned, &first->unaligned, shifted}})
           if (const std::string other = difference(*of_first, *mine); !other.empty())
             broken.push_back(fmt::format("{} {}: other bits than with {}", when, other, devices.front().name));
-        if (under_test.always_as_first) continue;  // equal to the first's bits, in another order: that is its second run
       }
-      const std::string differing = difference(result, execute(op_case, *under_test.device, storage, storage));
-      if (!differing.empty()) broken.push_back(fmt::format("{} {}: a second run gave other bits", where, differing));
       if (!first) first = std::make_unique<Runs>(Runs{result, unaligned});
     }
   }
