@@ -108,4 +108,8 @@ struct AttentionBuild {
 /// Defined beside the attention sources, the only others that see OUTEFFHOP_VANILLA_SOFTMAX.
 AttentionBuild attention_build();
 
+/// What every backend refuses before it runs `op` ("attention backward"): impossible sizes, dropout without sample ids, and a
+/// softmax constant that is negative or that this binary was not built for. Throws Error(internal), Error(unsupported).
+void check_attention(const AttentionProblem& problem, const char* op);
+
 }  // namespace outeffhop

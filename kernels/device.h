@@ -94,6 +94,9 @@ struct DeviceOptions {
 /// kind that there is nowhere.
 std::unique_ptr<Device> make_device(const DeviceOptions& options);
 
+/// What this build has, whatever the machine: "CPU, CUDA (toolkit 13.0.88 for sm_80, sm_90a)".
+std::string built_backends();
+
 inline Buffer::Buffer(Device& device, std::size_t bytes)
     : device_(&device), data_(bytes ? device.allocate(bytes) : nullptr), bytes_(bytes) {}
 inline Buffer::Buffer(Buffer&& other) noexcept : device_(other.device_), data_(other.data_), bytes_(other.bytes_) {

@@ -20,8 +20,9 @@ struct EmbeddingForward {
   Tensor out;                                 ///< (rows, C)
 };
 
-/// Accumulates d_out into the rows of the gradient tables, in row order for each table row: deterministic and independent
-/// of the thread count. Tables that are null are left out (base's gradient is d_out itself).
+/// Accumulates d_out into the rows of the gradient tables. The order of the additions follows from the ids alone (each backend
+/// has its own): the same bits for any thread count, schedule and GPU. Tables that are null are left out (base's gradient is
+/// d_out itself).
 struct EmbeddingBackward {
   std::int64_t rows = 0, C = 0;
   std::int64_t vocabulary = 0, positions = 0, types = 0;  ///< rows of each table

@@ -2,11 +2,13 @@
 // once, prints one line and exits with the code of its kind. User mistakes are never asserts.
 #pragma once
 
-#include <fmt/format.h>
-
 #include <stdexcept>
 #include <string>
 #include <utility>
+
+#if !defined(__CUDACC__)  // fmt 9 does not compile as nvcc's C++20: what a .cu file complains of is worded in a .cpp file
+#include <fmt/format.h>
+#endif
 
 namespace outeffhop {
 
@@ -30,6 +32,7 @@ class Error : public std::runtime_error {
   ErrorKind kind_;
 };
 
+#if !defined(__CUDACC__)
 /// Throws Error(kind) with a message in fmt syntax: fail(ErrorKind::data, "cannot read {}: {}", path, why).
 template <class... Args>
 [[noreturn]] void fail(ErrorKind kind, fmt::format_string<Args...> format, Args&&... args) {
@@ -41,5 +44,6 @@ template <class... Args>
 void require(bool condition, fmt::format_string<Args...> format, Args&&... args) {
   if (!condition) throw Error(ErrorKind::internal, fmt::format(format, std::forward<Args>(args)...));
 }
+#endif
 
 }  // namespace outeffhop

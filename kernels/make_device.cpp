@@ -2,14 +2,30 @@
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/device.h"
 
+#if OUTEFFHOP_HAS_CUDA
+#include "kernels/cuda/make_cuda_device.h"
+#endif
+
 namespace outeffhop {
 
 std::unique_ptr<Device> make_device(const DeviceOptions& options) {
   if (options.kind == "auto" || options.kind == "cpu") return cpu::make_cpu_device(options.threads);
   if (options.kind == "cuda") {
+#if OUTEFFHOP_HAS_CUDA
+    return cuda::make_cuda_device();
+#else
     fail(ErrorKind::unsupported, "device \"{}\" is not in this build; it has \"cpu\"", options.kind);
+#endif
   }
   fail(ErrorKind::usage, "device \"{}\" does not exist; expected \"auto\", \"cpu\" or \"cuda\"", options.kind);
+}
+
+std::string built_backends() {
+#if OUTEFFHOP_HAS_CUDA
+  return "CPU, CUDA (" OUTEFFHOP_CUDA_BUILD ")";
+#else
+  return "CPU";
+#endif
 }
 
 }  // namespace outeffhop

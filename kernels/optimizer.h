@@ -32,11 +32,11 @@ struct StepControl {
   std::int64_t updates = 0;          ///< updates taken so far, this one included; Adam's t
 };
 
-/// Elements in each block whose squares are summed before the blocks are added, in index order, in double.
+/// Elements in each block whose squares are summed before the blocks are added, in double.
 constexpr std::int64_t kGlobalNormBlock = 1 << 14;
 
-/// control->gradient_square_sum = sum of squares of a flat gradient, by blocks of kGlobalNormBlock: the bits do not depend
-/// on the thread count.
+/// control->gradient_square_sum = sum of squares of a flat gradient, by blocks of kGlobalNormBlock, each and all of them in a
+/// fixed order: the bits do not depend on the thread count.
 struct GlobalNorm {
   std::int64_t count = 0;
   ConstTensor gradient;  ///< (count) fp32

@@ -21,11 +21,7 @@
 #include <cmath>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define OUTEFFHOP_HOST_DEVICE __host__ __device__
-#else
-#define OUTEFFHOP_HOST_DEVICE [[gnu::always_inline]]  // SIMD sources may leave no out-of-line copy behind
-#endif
+#include "kernels/host_device.h"
 
 namespace outeffhop {
 

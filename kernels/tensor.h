@@ -3,9 +3,10 @@
 // ops (and Device::copy_*) may dereference.
 #pragma once
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
+
+#include "kernels/host_device.h"
 
 namespace outeffhop {
 
@@ -37,15 +38,17 @@ struct bf16 {
   std::uint16_t bits = 0;
 
   bf16() = default;
-  [[gnu::always_inline]] explicit bf16(float value) {
-    const auto u = std::bit_cast<std::uint32_t>(value);
+  OUTEFFHOP_HOST_DEVICE explicit bf16(float value) {
+    const auto u = __builtin_bit_cast(std::uint32_t, value);
     if ((u & 0x7fffffffu) > 0x7f800000u) {
       bits = static_cast<std::uint16_t>((u >> 16) | 0x40u);
     } else {
       bits = static_cast<std::uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
     }
   }
-  [[gnu::always_inline]] explicit operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
+  OUTEFFHOP_HOST_DEVICE explicit operator float() const {
+    return __builtin_bit_cast(float, static_cast<std::uint32_t>(bits) << 16);
+  }
 };
 
 /// A writable view: where the elements are and what they are.

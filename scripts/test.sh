@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds in build/, like scripts/quickstart.sh, and runs every test: the C++ ones by ctest, the Python ones, and a syntax
 # check of the scripts. Then the C++ tests again in build-sanitize/, with the address, leak and undefined-behaviour
-# sanitizers, and each fuzz target for three seconds where there is clang. Options go to ctest: scripts/test.sh -R train/
+# sanitizers, each fuzz target for three seconds where there is clang, and what nvcc makes of the CUDA kernels against its
+# budget where there is nvcc. Options go to ctest: scripts/test.sh -R train/
 #
 # In continuous integration (CI is set, as .ci/run and the usual services do) warnings are errors. Elsewhere they are not:
 # that flag is in the command line of every file, so that all that quickstart.sh has built would be compiled anew.
@@ -29,7 +30,9 @@ finish() {
   ((failed == 0))
 }
 
-scripts/setup.sh --python --spectator --fuzz
+setup=(--python --spectator --fuzz)
+if command -v nvcc >/dev/null || [[ -x /usr/local/cuda/bin/nvcc ]]; then setup+=(--cuda-checks); fi
+scripts/setup.sh "${setup[@]}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -55,12 +58,18 @@ c_tests() {
 c_tests build "$@"
 
 built=$failed
-one "build with sanitizers" scripts/build.sh --in build-sanitize -DOUTEFFHOP_SANITIZE=address,undefined "${options[@]}"
+# CUDA is left out there: the kernels run on the CPU in tests/simt, with the sanitizers.
+one "build with sanitizers" scripts/build.sh --in build-sanitize -DOUTEFFHOP_SANITIZE=address,undefined \
+  -DOUTEFFHOP_CUDA=OFF "${options[@]}"
 if ((failed == built)); then c_tests build-sanitize "$@"; fi
 
 status=0
 scripts/fuzz.sh --seconds 3 || status=$?
 if ((status == 77)); then skipped=$((skipped + 1)); else one "fuzzing" test "$status" -eq 0; fi
+
+status=0
+.venv/bin/python scripts/check_kernels.py || status=$?
+if ((status == 77)); then skipped=$((skipped + 1)); else one "what nvcc makes of the CUDA kernels" test "$status" -eq 0; fi
 
 if [[ -d tests/python ]]; then
   .venv/bin/python -m unittest discover -s tests/python 2>&1 | tee "$log" || true

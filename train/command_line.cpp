@@ -40,6 +40,7 @@ std::string version_text() {
   text += build.vanilla_only ? "attention: built for the ordinary softmax alone (n = 0 at compile time)\n"
                              : "attention: vanilla, softmax1, softmax_n(N)\n";
   text += fmt::format("default attn_softmax: {}\n", build.default_softmax);
+  text += fmt::format("built for: {}\n", built_backends());
   return text + "device: " + make_device({})->description();
 }
 
@@ -219,7 +220,7 @@ int run_command_line(int argc, const char* const* argv) {
   app.footer(kExitCodes);
   app.require_subcommand(0, 1);
   bool version = false;
-  app.add_flag("--version", version, "print version, attention build and device");
+  app.add_flag("--version", version, "print version, attention build, backends and device");
   TrainArguments train_arguments;
   EvalOptions eval_options;
   std::string eval_json;

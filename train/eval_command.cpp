@@ -77,7 +77,7 @@ nlohmann::ordered_json run_eval(const EvalOptions& requested) {
   model_options.max_batch = options.batch_size;
   model_options.max_sequence = options.sequence_length;
   model_options.training = false;
-  require_memory(directory.config, model_options, 1);
+  if (options.device != "cuda") require_memory(directory.config, model_options, 1);
   const auto device = make_device({options.device, options.threads});
   const auto model = make_model(directory.config, model_options, *device);
   device->copy_in(model->master().data, directory.weights.data(), directory.weights.size() * sizeof(float));

@@ -4,7 +4,6 @@
 #include <omp.h>
 
 #include <atomic>
-#include <cmath>
 #include <cstdlib>
 #include <new>
 
@@ -87,22 +86,6 @@ void run_parts(int threads, void (*kernel)(const Op&, int, int, float*), const O
   }
 }
 
-void check_problem(const AttentionProblem& p, const char* name) {
-  require(p.B >= 0 && p.H >= 0 && p.Tq >= 0 && p.Tk >= 0 && p.D >= 1, "{}: impossible sizes B {}, H {}, Tq {}, Tk {}, D {}",
-          name, p.B, p.H, p.Tq, p.Tk, p.D);
-  require(!p.dropout || p.dropout.sample_ids, "{}: dropout without sample ids", name);
-  if (!(p.n >= 0.0f) || std::isinf(p.n))
-    fail(ErrorKind::unsupported, "{}: the softmax constant n must be a finite number of at least 0, got {}", name, p.n);
-#if defined(OUTEFFHOP_VANILLA_SOFTMAX)
-  if (p.n != 0.0f)
-    fail(ErrorKind::unsupported,
-         "{}: this program was built with OUTEFFHOP_VANILLA_SOFTMAX=ON and computes the ordinary softmax (n = 0) alone, but "
-         "n = {} "
-         "was asked for; build with -DOUTEFFHOP_VANILLA_SOFTMAX=OFF, or choose the softmax \"vanilla\"",
-         name, p.n);
-#endif
-}
-
 /// The CPU computes on fp32 and bf16 storage.
 template <class View>
 void check_storage(const View& view, const char* name, const char* operand) {
@@ -119,7 +102,7 @@ void check_rows(const AttentionProblem& p, std::int64_t begin, std::int64_t rows
 
 void attention_forward(int threads, const AttentionForward& op) {
   constexpr const char* name = "attention";
-  check_problem(op.problem, name);
+  check_attention(op.problem, name);
   check_storage(op.q, name, "q");
   check_storage(op.k, name, "k");
   check_storage(op.v, name, "v");
@@ -131,7 +114,7 @@ void attention_forward(int threads, const AttentionForward& op) {
 
 void attention_backward(int threads, const AttentionBackward& op) {
   constexpr const char* name = "attention backward";
-  check_problem(op.problem, name);
+  check_attention(op.problem, name);
   check_storage(op.q, name, "q");
   check_storage(op.k, name, "k");
   check_storage(op.v, name, "v");
@@ -147,7 +130,7 @@ void attention_backward(int threads, const AttentionBackward& op) {
 
 void attention_scores(int threads, const AttentionScores& op) {
   constexpr const char* name = "attention scores";
-  check_problem(op.problem, name);
+  check_attention(op.problem, name);
   check_rows(op.problem, op.row_begin, op.rows, name);
   check_storage(op.q, name, "q");
   check_storage(op.k, name, "k");
@@ -158,7 +141,7 @@ void attention_scores(int threads, const AttentionScores& op) {
 
 void attention_probabilities(int threads, const AttentionProbabilities& op) {
   constexpr const char* name = "attention probabilities";
-  check_problem(op.problem, name);
+  check_attention(op.problem, name);
   check_rows(op.problem, op.row_begin, op.rows, name);
   check_storage(op.scores, name, "scores");
   check_storage(op.probabilities, name, "probabilities");
@@ -168,7 +151,7 @@ void attention_probabilities(int threads, const AttentionProbabilities& op) {
 
 void attention_context(int threads, const AttentionContext& op) {
   constexpr const char* name = "attention context";
-  check_problem(op.problem, name);
+  check_attention(op.problem, name);
   check_rows(op.problem, op.row_begin, op.rows, name);
   check_storage(op.probabilities, name, "probabilities");
   check_storage(op.v, name, "v");

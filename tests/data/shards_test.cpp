@@ -1,4 +1,5 @@
 // Shards of both versions, and every way in which one can be damaged.
+#include "data/sampler.h"
 #include "tests/data/data_support.h"
 
 using namespace outeffhop;
@@ -38,6 +39,42 @@ TEST_CASE("version 2 holds two or four bytes a token") {
     CHECK(tokens == std::vector<std::int32_t>{7, 0, static_cast<std::int32_t>(last)});
     shard.read(2, 1, tokens.data());
     CHECK(tokens[0] == static_cast<std::int32_t>(last));
+  }
+}
+
+TEST_CASE("tokens beyond 2 and 4 GiB of a shard are found") {
+  const TemporaryDirectory directory;
+  constexpr std::uint64_t kTokens = (std::uint64_t{1} << 31) + 5;  // of two bytes; a sparse file takes no room on the disk
+  const std::string path = write_bytes(directory.path() / "large.bin",
+                                       shard_header({20240520u, 2u, 2u, kTokens & 0xffffffffu, kTokens >> 32}));
+  std::filesystem::resize_file(path, 1024 + 2 * kTokens);
+  const std::vector<std::uint64_t> places = {(std::uint64_t{1} << 30) - 512, std::uint64_t{1} << 30,
+                                             (std::uint64_t{1} << 31) - 512, kTokens - 4};
+  {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      std::string bytes;
+      for (std::uint64_t k = 0; k < 4; ++k) append_little_endian(bytes, 1000 * (i + 1) + k, 2);
+      file.seekp(static_cast<std::streamoff>(1024 + 2 * places[i]));
+      file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    }
+    REQUIRE(file.good());
+  }
+  const ShardSet shards(path);
+  REQUIRE(shards.shards()[0].token_count() == kTokens);
+  const StreamSampler sampler(shards, 4, 1, false);
+  REQUIRE(sampler.sample_count() == kTokens / 4);
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    const auto first = static_cast<std::int32_t>(1000 * (i + 1));
+    const std::vector<std::int32_t> expected = {first, first + 1, first + 2, first + 3};
+    std::vector<std::int32_t> tokens(4);
+    shards.shards()[0].read(places[i], 4, tokens.data());
+    CHECK(tokens == expected);
+    if (places[i] % 4 != 0) continue;
+    Batch batch;
+    batch.input_ids.assign(4, -1);
+    sampler.fill(places[i] / 4, 65536, batch, 0);
+    CHECK(batch.input_ids == expected);
   }
 }
 

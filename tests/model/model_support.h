@@ -13,6 +13,9 @@
 
 namespace outeffhop::test {
 
+/// What backend_test.cpp tests: each test program has its own.
+std::unique_ptr<Device> backend_under_test();
+
 /// Two layers, three heads of size 4, dropout 0.2 and 0.3; sizes that are no multiple of anything.
 ModelConfig tiny_bert(const std::string& attn_softmax = "softmax1");
 /// The same for OPT, with GELU: finite differences have no kink to step over. `word_embed_proj_dim` 0: no projections.

@@ -282,6 +282,30 @@ TEST_CASE("attention of ragged lengths, head sizes and constants") {
   check_both(with({}, [](Setting& s) { s.B = 1, s.H = 2, s.Tq = s.Tk = 200, s.D = 20, s.n = 0; }));
 }
 
+// Tiles of 64 are whole, one row over, or several; where they are, what a warp's queries all see is not masked.
+TEST_CASE("attention at the edges of tiles, with the head sizes that tensor cores take") {
+  int turn = 0;
+  for (const std::int64_t D : {32, 64, 80, 96, 128})
+    for (const std::int64_t T : {64, 129}) {
+      Setting s;
+      s.B = 1;
+      s.H = T > 64 ? 1 : 2;
+      s.Tq = s.Tk = T;
+      s.D = D;
+      s.layout = Layout::packed;
+      s.n = static_cast<float>(turn % 3);
+      s.causal = turn % 2 == 1;
+      s.dropout = turn % 4 == 2 ? 0.1 : 0.0;
+      ++turn;
+      const auto check_bf16 = [](OpCase op_case) {
+        op_case.storages = {DType::bf16};
+        check(op_case);
+      };
+      check_bf16(forward_case(s));
+      check_bf16(backward_case(s));
+    }
+}
+
 TEST_CASE("attention of queries and keys of different lengths") {
   for (const float n : {0.0f, 1.0f}) {
     check_both(with({}, [&](Setting& s) { s.B = 3, s.Tq = 1, s.Tk = 150, s.D = 64, s.n = n; }));

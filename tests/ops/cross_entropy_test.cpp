@@ -1,6 +1,8 @@
 #include "kernels/cross_entropy.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "tests/catch.h"
 #include "tests/ops/op_harness.h"
@@ -87,6 +89,65 @@ TEST_CASE("cross-entropy") {
 // exp(200) is beyond fp32: only a shifted softmax survives.
 TEST_CASE("cross-entropy of logits around 200") {
   for (const Shape& shape : kShapes) check(make_case(shape, {.spread = 200}));
+}
+
+// 256,000 is the largest vocabulary in use; a multiprocessor's shared memory has room for 116,000 bf16 logits.
+TEST_CASE("cross-entropy over a vocabulary that no cache near the arithmetic holds") {
+  check(make_case({2, 130001, 130008}, {}));
+}
+
+// Logits of minus infinity are candidates that are ruled out, wherever in the row they lie.
+TEST_CASE("cross-entropy with candidates ruled out") {
+  const std::int64_t V = 600;
+  auto rng = generator(137);
+  OpCase op_case;
+  op_case.name = "cross-entropy, columns of minus infinity";
+  auto logits = normal_values(rng, 2 * V, 3);
+  for (std::int64_t c = 0; c < V; ++c)
+    if (c < 40 || c % 3 == 0) logits[static_cast<std::size_t>(c)] = -std::numeric_limits<double>::infinity();
+  op_case.update("logits", logits).with_exact_zeros();
+  op_case.ints("targets", {599, 0});
+  op_case.output("losses", 2, Precision::statistic);
+  op_case.call = [=](Device& device, const Operands& at) {
+    CrossEntropy op;
+    op.rows = 2;
+    op.V = op.row_stride = V;
+    op.logits = at["logits"];
+    op.targets = at.ints("targets");
+    op.write_gradient = true;
+    op.losses = at["losses"];
+    device.run(op);
+  };
+  check(op_case);
+}
+
+// What is not finite has to reach the loss: the step is skipped for it.
+TEST_CASE("cross-entropy shows logits that are no numbers") {
+  const std::int64_t rows = 3, V = 100;
+  const float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  std::vector<float> logits(rows * V, 0.5f);
+  logits[7] = nan;
+  logits[V + 99] = infinity;
+  std::fill_n(logits.begin() + 2 * V, V, -infinity);
+  const std::vector<std::int32_t> targets{5, 6, 7};
+  for (DeviceUnderTest& under_test : devices_under_test()) {
+    Device& device = *under_test.device;
+    Buffer logits_memory(device, logits.size() * sizeof(float)),
+        targets_memory(device, targets.size() * sizeof(std::int32_t));
+    Buffer losses_memory(device, rows * sizeof(float));
+    device.copy_in(logits_memory.data(), logits.data(), logits.size() * sizeof(float));
+    device.copy_in(targets_memory.data(), targets.data(), targets.size() * sizeof(std::int32_t));
+    CrossEntropy op;
+    op.rows = rows;
+    op.V = op.row_stride = V;
+    op.logits = {logits_memory.data(), DType::f32};
+    op.targets = targets_memory.as<std::int32_t>();
+    op.losses = {losses_memory.data(), DType::f32};
+    device.run(op);
+    std::vector<float> losses(rows);
+    device.copy_out(losses.data(), losses_memory.data(), rows * sizeof(float));
+    for (const float loss : losses) CHECK_FALSE(std::isfinite(loss));
+  }
 }
 
 TEST_CASE("cross-entropy of an even bet is the logarithm of the number of classes") {

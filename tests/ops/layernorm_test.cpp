@@ -1,6 +1,7 @@
 #include "kernels/layernorm.h"
 
 #include <cmath>
+#include <utility>
 
 #include "tests/catch.h"
 #include "tests/ops/op_harness.h"
@@ -17,8 +18,9 @@ struct Shape {
   std::int64_t count() const { return B * T * C; }
   std::int64_t rows() const { return B * T; }
 };
-const std::vector<Shape> kShapes = {{1, 1, 1},  {2, 3, 1},   {3, 5, 7},   {2, 8, 24},
-                                    {3, 7, 64}, {2, 3, 200}, {2, 5, 768}, {1, 3, 1000}};
+// The widths are also of each way that a backend has to share a row among threads.
+const std::vector<Shape> kShapes = {{1, 1, 1},   {2, 3, 1},   {3, 5, 7},    {2, 8, 24},   {3, 7, 64},
+                                    {2, 3, 200}, {2, 5, 768}, {1, 3, 1000}, {1, 2, 2056}, {1, 1, 16392}};
 
 std::vector<double> shifted(std::vector<double> values, double by) {
   for (double& v : values) v += by;
@@ -182,6 +184,17 @@ TEST_CASE("layer norm of many rows") {
   const Shape shape{3, 171, 72};
   check(forward_case(shape, {.dropout = true}));
   check(backward_case(shape, {.d_sum_in = true, .dropout = true}));
+}
+
+// A GPU's 49,152 threads take eight channels each, of four rows at a time in bf16 and of two in fp32: enough rows for a
+// second turn, with two warps a row.
+TEST_CASE("layer norm backward of more rows than a GPU takes at once") {
+  for (const auto& [shape, storage] :
+       {std::pair{Shape{3, 1030, 264}, DType::bf16}, std::pair{Shape{3, 520, 264}, DType::f32}}) {
+    OpCase op_case = backward_case(shape, {.d_sum_in = true, .dropout = true});
+    op_case.storages = {storage};
+    check(op_case);
+  }
 }
 
 }  // namespace outeffhop::test

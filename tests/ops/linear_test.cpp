@@ -1,6 +1,7 @@
 #include "kernels/linear.h"
 
 #include <cmath>
+#include <numbers>
 
 #include "tests/catch.h"
 #include "tests/ops/op_harness.h"
@@ -189,6 +190,49 @@ TEST_CASE("activation backward") {
         };
         check(op_case);
       }
+}
+
+// The error rule judges against the largest element; here each is judged by itself, in fp32: both forms within a few units
+// in the last place of max(1, |x|), and the erf form's lower tail, where Phi is far below 1, relative to what it is.
+TEST_CASE("GELU and its derivative over the whole range") {
+  std::vector<float> x, ones;
+  for (int i = -3000; i <= 3000; ++i) x.push_back(static_cast<float>(i) * 0.01f);
+  ones.assign(x.size(), 1.0f);
+  const auto count = static_cast<std::int64_t>(x.size());
+  const std::size_t bytes = x.size() * sizeof(float);
+  for (DeviceUnderTest& under_test : devices_under_test()) {
+    if (under_test.choose) under_test.choose();
+    Device& device = *under_test.device;
+    Buffer pre(device, bytes), d_out(device, bytes), out(device, bytes), d_pre(device, bytes);
+    device.copy_in(pre.data(), x.data(), bytes);
+    device.copy_in(d_out.data(), ones.data(), bytes);
+    const auto tensor = [](const Buffer& buffer) { return Tensor{buffer.data(), DType::f32}; };
+    for (const Activation activation : {Activation::gelu_erf, Activation::gelu_tanh}) {
+      device.run(ActivationForward{count, activation, tensor(pre), tensor(out)});
+      device.run(ActivationBackward{count, activation, tensor(pre), tensor(d_out), tensor(d_pre)});
+      std::vector<float> value(x.size()), slope(x.size());
+      device.copy_out(value.data(), out.data(), bytes);
+      device.copy_out(slope.data(), d_pre.data(), bytes);
+      double worst = 0, worst_slope = 0, worst_tail = 0;
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        const double t = x[i], root = std::sqrt(2 / std::numbers::pi);
+        const double phi = std::exp(-0.5 * t * t) / std::sqrt(2 * std::numbers::pi);
+        const double s = 1 / (1 + std::exp(-2 * root * (t + 0.044715 * t * t * t)));
+        const bool erf = activation == Activation::gelu_erf;
+        const double true_value = t * (erf ? 0.5 * std::erfc(-t / std::numbers::sqrt2) : s);
+        const double true_slope = erf ? 0.5 * std::erfc(-t / std::numbers::sqrt2) + t * phi
+                                      : s + t * s * (1 - s) * 2 * root * (1 + 3 * 0.044715 * t * t);
+        const double scale = std::max(1.0, std::fabs(t));
+        worst = std::max(worst, std::fabs(value[i] - true_value) / scale);
+        worst_slope = std::max(worst_slope, std::fabs(slope[i] - true_slope));
+        if (erf && t < -1 && t > -12) worst_tail = std::max(worst_tail, std::fabs(value[i] / true_value - 1));
+      }
+      INFO(under_test.name << ", activation " << static_cast<int>(activation));
+      CHECK(worst < 8 * 0x1p-24);
+      CHECK(worst_slope < 8 * 0x1p-24);
+      CHECK(worst_tail < 2e-5);
+    }
+  }
 }
 
 // Far from 0 GELU is 0 or the identity; a tanh or exp that overflows would make a NaN of it.

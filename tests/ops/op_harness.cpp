@@ -1,12 +1,11 @@
 #include "tests/ops/op_harness.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <tuple>
 
 #include "kernels/reference/reference.h"
 #include "kernels/reference/values.h"
@@ -407,26 +406,6 @@ void OpCase::samples(const std::string& array, std::vector<std::uint64_t> values
   sample_arrays.emplace_back(array, std::move(values));
 }
 
-std::vector<DeviceUnderTest>& devices_under_test() {
-  static std::vector<DeviceUnderTest> devices = [] {
-    std::vector<DeviceUnderTest> made;
-    const char* chosen = std::getenv("OUTEFFHOP_TEST_DEVICE");
-    if (chosen && std::string(chosen) == "reference") {
-      made.push_back({"fp32 reference", make_reference_device(DType::f32)});
-      return made;
-    }
-    require(!chosen || std::string(chosen) == "cpu", "OUTEFFHOP_TEST_DEVICE is \"{}\"; it may be \"cpu\" or \"reference\"",
-            chosen);
-    cpu_set_t cores;
-    CPU_ZERO(&cores);
-    sched_getaffinity(0, sizeof cores, &cores);
-    for (int threads = 1; threads <= std::min(2, CPU_COUNT(&cores)); ++threads)
-      made.push_back({fmt::format("cpu, threads {}", threads), make_device({"cpu", threads})});
-    return made;
-  }();
-  return devices;
-}
-
 Results execute(const OpCase& op_case, Device& device, DType storage, DType rounding) {
   return execute(op_case, device, storage, rounding, Perturbation{}, Placement::aligned);
 }
@@ -447,26 +426,33 @@ std::vector<std::string> broken_rules(const OpCase& op_case, std::vector<DeviceU
     perturb(Perturbation::Kind::shrinking);
     append(broken, dtype + ", fp64 reference:", yardstick.truth.violations);
     append(broken, dtype + ", plain formula:", yardstick.plain.violations);
-    std::unique_ptr<Results> first;
+    struct Runs {
+      Results aligned, unaligned;
+    };
+    std::unique_ptr<Runs> first;
     for (DeviceUnderTest& under_test : devices) {
       const std::string where = fmt::format("{}, {}:", dtype, under_test.name);
+      if (under_test.choose) under_test.choose();
       const Results result = execute(op_case, *under_test.device, storage, storage);
       append(broken, where, result.violations);
       judge(op_case, yardstick, result, where, broken);
-      const std::string differing = difference(result, execute(op_case, *under_test.device, storage, storage));
-      if (!differing.empty()) broken.push_back(fmt::format("{} {}: a second run gave other bits", where, differing));
       if (op_case.also) op_case.also(result);
-      const std::string shifted = where + " tensors off their alignment:";
+      if (!(first && under_test.always_as_first)) {  // else what the first one did, in another order, is the other run
+        const std::string differing = difference(result, execute(op_case, *under_test.device, storage, storage));
+        if (!differing.empty()) broken.push_back(fmt::format("{} {}: a second run gave other bits", where, differing));
+      }
       const Results unaligned =
           execute(op_case, *under_test.device, storage, storage, Perturbation{}, Placement::one_element_on);
+      const std::string shifted = where + " tensors off their alignment:";
       append(broken, shifted, unaligned.violations);
       judge(op_case, yardstick, unaligned, shifted, broken);
-      if (!op_case.thread_invariant) continue;
-      if (!first) {
-        first = std::make_unique<Results>(result);
-      } else if (const std::string other = difference(*first, result); !other.empty()) {
-        broken.push_back(fmt::format("{} {}: other bits than with {}", where, other, devices.front().name));
+      if (first && (op_case.thread_invariant || under_test.always_as_first)) {
+        for (const auto& [mine, of_first, when] :
+             {std::tuple{&result, &first->aligned, where}, {&unaligned, &first->unaligned, shifted}})
+          if (const std::string other = difference(*of_first, *mine); !other.empty())
+            broken.push_back(fmt::format("{} {}: other bits than with {}", when, other, devices.front().name));
       }
+      if (!first) first = std::make_unique<Runs>(Runs{result, unaligned});
     }
   }
   return broken;

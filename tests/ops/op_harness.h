@@ -2,7 +2,8 @@
 // says how to make the call; the harness makes it on
 //   - the fp64 reference with fp64 tensors: the truth, of inputs that are already rounded to the dtype under test;
 //   - the fp32 reference with tensors of the dtype under test: the plain formula;
-//   - each device under test (the CPU on one and on two threads), twice, and once with every tensor off its alignment,
+//   - each device under test (the CPU on one and on two threads; or CUDA on the executor in three orders of lanes, which must
+//     agree to the bit), with aligned tensors, twice, and once with every tensor off its alignment,
 // for both storage dtypes, and checks for every output tensor
 //   1. error(device) <= 2 error(plain formula) + rounding noise, in the maximum and in the root-mean-square norm;
 //   2. that nothing is touched which the case does not declare as written: read-only inputs, elements between strided rows,
@@ -138,10 +139,12 @@ struct OpCase {
 struct DeviceUnderTest {
   std::string name;
   std::unique_ptr<Device> device;
+  std::function<void()> choose = nullptr;  ///< called before the device is used, where several share what is global
+  bool always_as_first = false;            ///< has to give the bits that the first device gives, in every case
 };
 
-/// The CPU on one thread and, where the process may use two cores, on two. OUTEFFHOP_TEST_DEVICE=reference in the
-/// environment puts the fp32 reference in their place, so that the harness and the cases can be tried without a backend.
+/// Each test program has its own: the CPU on one and two threads (tests/ops/cpu_devices.cpp), or the CUDA backend on the
+/// executor in three orders (tests/simt/simt_devices.cpp).
 std::vector<DeviceUnderTest>& devices_under_test();
 
 /// Makes the call on one device. `storage` is fp64 for the truth; inputs are rounded to `rounding` (fp32 for statistics)

@@ -155,9 +155,9 @@ TEST_CASE("step decision skips what is above its limits") {
       double loss, gradient_norm;
       std::int32_t skip;
     };
-    for (const Limits& limits : {Limits{kInfinity, kInfinity, 0}, Limits{2.5, 2.0, 0}, Limits{2.4999, 2.0, kSkipSpike},
-                                 Limits{2.5, 1.9999, kSkipSpike}, Limits{kInfinity, 1.0, kSkipSpike},
-                                 Limits{-1.0, kInfinity, kSkipSpike}}) {
+    for (const Limits& limits :
+         {Limits{kInfinity, kInfinity, 0}, Limits{2.5, 2.0, 0}, Limits{2.4999, 2.0, kSkipSpike},
+          Limits{2.5, 1.9999, kSkipSpike}, Limits{kInfinity, 1.0, kSkipSpike}, Limits{-1.0, kInfinity, kSkipSpike}}) {
       before.loss_limit = limits.loss;
       before.gradient_norm_limit = limits.gradient_norm;
       const StepControl after = decide(*under_test.device, before);
@@ -258,6 +258,17 @@ TEST_CASE("AdamW") {
         check(adamw_case(count, segments, {.storage_copy = storage_copy, .updates = updates}));
       }
   check(adamw_case(70000, {{0, 40000, 0.01f}, {40064, 29936, 0.0f}}, {.updates = 3}));
+}
+
+// A GPU takes a table of segments with each launch, which has room for so many.
+TEST_CASE("AdamW of more segments than one launch has room for") {
+  std::vector<AdamWSegment> segments;
+  std::int64_t at = 0;
+  for (std::int64_t s = 0; s < 1300; ++s) {
+    segments.push_back({at, s % 7, s % 2 == 0 ? 0.0f : 0.5f});  // some are empty
+    at += s % 7 + s % 3;
+  }
+  check(adamw_case(at, segments, {.updates = 2}));
 }
 
 TEST_CASE("AdamW leaves everything as it is when the step is skipped") {

@@ -80,6 +80,21 @@ class Setup(ScriptTest):
         self.assertEqual(len(self.calls("apt-get")), 2)
 
 
+    def test_disassemblers_that_cannot_be_had_are_done_without(self):
+        self.stand_in(self.bin / "dpkg-query", "echo installed")
+        self.stand_in(self.root / ".venv/bin/python", "exit 1")
+        _, error = self.call("setup.sh", "--cuda-checks")
+        self.assertIn("reads no machine code", error)
+        self.assertIn("requirements_cuda.txt", self.calls("python")[0])
+        self.call("setup.sh", "--python", status=1)
+        self.calls("python")
+        self.stand_in(self.root / ".venv/bin/python")
+        self.call("setup.sh", "--cuda-checks", "--python")
+        self.assertEqual(len(self.calls("python")), 2)
+        self.call("setup.sh", "--cuda-checks", "--python")
+        self.assertEqual(self.calls("python"), [])
+
+
 class Compare(ScriptTest):
     def setUp(self):
         super().setUp()

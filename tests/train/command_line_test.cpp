@@ -4,6 +4,8 @@
 
 #include <chrono>
 #include <fstream>
+#include <map>
+#include <sstream>
 #include <thread>
 
 #include "tests/train/process.h"
@@ -31,10 +33,34 @@ TEST_CASE("Help and version") {
   CHECK_THAT(run({"train", "--help"}).output, Contains("--config") && Contains("Examples:"));
   const Result version = run({"--version"});
   CHECK(version.code == 0);
-  CHECK_THAT(version.output, Contains("outeffhop 0.") && Contains("CPU"));
+  CHECK_THAT(version.output, Contains("outeffhop 0.") && Contains("\nbuilt for: CPU") && Contains("\ndevice: CPU"));
   CHECK(run({}).code == 2);
   CHECK(run({"frobnicate"}).code == 2);
   CHECK_THAT(run({"train"}).error, Contains("--config"));
+}
+
+TEST_CASE("The options that the README gives are there") {
+  std::istringstream readme(read_file(OUTEFFHOP_SOURCE_DIR "/README.md"));
+  std::map<std::string, std::string> help;
+  int options = 0;
+  std::string line, command;
+  while (std::getline(readme, line)) {
+    // A command may go on in the next lines.
+    const bool goes_on = !command.empty() && command.back() == '\\';
+    command = goes_on ? command.substr(0, command.size() - 1) + line : line;
+    if (command.ends_with('\\')) continue;
+    std::istringstream words(command);
+    std::string word, subcommand;
+    if (!(words >> word && word == "build/outeffhop" && words >> subcommand)) continue;
+    if (!help.contains(subcommand)) help[subcommand] = run({subcommand, "--help"}).output;
+    while (words >> word && word != "#") {
+      if (!word.starts_with("--")) continue;
+      INFO(subcommand << ' ' << word);
+      CHECK_THAT(help[subcommand], Contains(" " + word + " ") || Contains(" " + word + "\n"));
+      ++options;
+    }
+  }
+  CHECK(options > 10);
 }
 
 TEST_CASE("A user's mistake is one line and has its exit code") {
@@ -59,6 +85,32 @@ TEST_CASE("A user's mistake is one line and has its exit code") {
   expect(run({"eval", "--checkpoint", corpus.path("empty"), "--data", corpus.path("tiny_val_*.bin")}), 4, "config.json");
   fs::resize_file(corpus.path("tiny_train_000.bin"), 2000);
   expect(run({"train", "--config", config}), 3, "tiny_train_000.bin");
+}
+
+TEST_CASE("The device \"cuda\" without a driver is one sentence, and the CPU trains all the same") {
+  if (fs::exists("/dev/nvidiactl")) return;  // where there is one
+  const std::string version = run({"--version"}).output;
+  const bool built = version.find("\nbuilt for: CPU, CUDA (toolkit ") != std::string::npos;
+  CHECK(built == OUTEFFHOP_BUILT_WITH_CUDA);
+  if (built) CHECK_THAT(version, Contains(" for sm_"));
+  const TinyCorpus corpus;
+  const std::string config = write_config_file(corpus, corpus.config("bert", "run"));
+  for (const char* program : {"outeffhop", "outeffhop_vanilla"}) {
+    const std::vector<std::string> command = {"train", "--config", config, "--set", "training.steps=2"};
+    std::vector<std::string> on_cuda = command;
+    on_cuda.insert(on_cuda.end(), {"--device", "cuda"});
+    const Result refused = run(on_cuda, program);
+    CHECK(refused.code == 6);
+    CHECK(refused.output.empty());
+    CHECK(std::count(refused.error.begin(), refused.error.end(), '\n') == 1);
+    CHECK_THAT(refused.error, Contains(built ? "outeffhop: device \"cuda\" needs a driver"
+                                             : "outeffhop: device \"cuda\" is not in this build"));
+    CHECK_THAT(refused.error, Contains("cpu"));
+    CHECK_FALSE(fs::exists(corpus.path("run/metrics.jsonl")));
+  }
+  CHECK(run({"train", "--config", config, "--set", "training.steps=2"}).code == 0);
+  CHECK(run({"eval", "--checkpoint", corpus.path("run"), "--data", corpus.path("tiny_val_*.bin"), "--device", "cuda"}).code ==
+        6);
 }
 
 TEST_CASE("A dry run says what would be done and does nothing") {

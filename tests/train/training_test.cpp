@@ -11,6 +11,7 @@
 #include "train/checkpoint.h"
 #include "train/eval_command.h"
 #include "train/optimizer.h"
+#include "train/safetensors.h"
 
 namespace outeffhop {
 namespace {
@@ -284,6 +285,35 @@ TEST_CASE("Weights decay, biases do not, layer norm weights only when asked") {
     CHECK(decay_of("bert.encoder.layer.0.attention.self.query.bias") == 0.0f);
     CHECK(decay_of("bert.encoder.layer.0.output.LayerNorm.bias") == 0.0f);
     CHECK(decay_of("bert.encoder.layer.0.output.LayerNorm.weight") == (gamma ? 0.01f : 0.0f));
+  }
+}
+
+TEST_CASE("Positions beyond the sequence length get no gradient, and all of them decay") {
+  const TinyCorpus corpus;
+  const auto train_and_read = [&](const std::string& run, const std::string& steps, const std::string& decay) {
+    REQUIRE(train(quiet_options(corpus.config("bert", run),
+                                {"model.max_position_embeddings=40", "training.steps=" + steps, "schedule.warmup_steps=0",
+                                 "optimizer.weight_decay=" + decay})) == 0);
+    const auto checkpoints = list_checkpoints(corpus.path(run));
+    REQUIRE_FALSE(checkpoints.empty());
+    const SafetensorsFile file((checkpoints.back() / "model.safetensors").string());
+    const TensorEntry* entry = file.find("bert.embeddings.position_embeddings.weight");
+    REQUIRE(entry);
+    REQUIRE(entry->shape == std::vector<std::int64_t>{40, 32});
+    std::vector<float> weights(40 * 32);
+    file.read_floats(*entry, weights.data());
+    return weights;
+  };
+  const auto one = train_and_read("one", "1", "0"), more = train_and_read("more", "5", "0"),
+             decayed = train_and_read("decayed", "5", "0.1");
+  for (std::size_t i = 0; i < one.size(); ++i) {
+    INFO("position " << i / 32 << " channel " << i % 32);
+    if (i / 32 < 16) {
+      CHECK(more[i] != one[i]);
+    } else {
+      CHECK(more[i] == one[i]);
+      CHECK(std::abs(decayed[i]) < std::abs(one[i]));
+    }
   }
 }
 

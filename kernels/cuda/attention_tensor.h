@@ -1,0 +1,32 @@
+// Attention on tensor cores: bf16, head sizes 32, 64, 80, 96 and, in the forward, 128.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/attention.h"
+#include "kernels/cuda/context.h"
+
+namespace outeffhop::cuda {
+
+/// Each runs an op that is not empty and has been checked, and returns true; or returns false, and does nothing, where the
+/// kernels do not serve: another storage dtype or head size, vectors that do not begin at multiples of 16 bytes and, in the
+/// backward, heads of 128 channels, whose sums do not fit into registers, and gradients that are absent, accumulated into,
+/// or shared by the batch.
+bool attention_forward_tensor(const Context& context, const AttentionForward& op);
+/// `output_dot`: (B, H, Tq), D_i = do_i . o_i.
+bool attention_backward_tensor(const Context& context, const AttentionBackward& op, const float* output_dot);
+
+/// Calls f(std::integral_constant<int, D>) for one of the head sizes up to kMost and returns true; false for others.
+template <int kMost, class Function>
+bool with_tensor_head_size(std::int64_t D, Function&& f) {
+  const auto is = [&](auto size) {
+    if constexpr (size() <= kMost)
+      if (D == size()) return f(size), true;
+    return false;
+  };
+  return is(std::integral_constant<int, 32>{}) || is(std::integral_constant<int, 64>{}) ||
+         is(std::integral_constant<int, 80>{}) || is(std::integral_constant<int, 96>{}) ||
+         is(std::integral_constant<int, 128>{});
+}
+
+}  // namespace outeffhop::cuda

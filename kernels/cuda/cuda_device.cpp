@@ -1,0 +1,109 @@
+#include "kernels/cuda/cuda_device.h"
+
+#include <optional>
+
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/linear_engine.h"
+#include "kernels/cuda/staging.h"
+
+namespace outeffhop::cuda {
+namespace {
+
+class CudaDevice final : public Device {
+ public:
+  CudaDevice() {
+    int devices = 0;  // stays as it is where there is no driver
+    OUTEFFHOP_CUDA(cudaGetDeviceCount(&devices));
+    if (devices == 0) check(cudaErrorNoDevice, "cudaGetDeviceCount");
+    OUTEFFHOP_CUDA(cudaSetDevice(0));
+    OUTEFFHOP_CUDA(cudaGetDeviceProperties(&properties_, 0));
+    if (properties_.major < 8)
+      fail(ErrorKind::unsupported,
+           "device \"cuda\" needs a GPU of compute capability 8.0 or newer, and {} has {}.{}: train on the CPU (--device cpu)",
+           properties_.name, properties_.major, properties_.minor);
+    context_.shared_bytes = properties_.sharedMemPerBlockOptin;
+    linear_.emplace();
+    // The last, as nothing destroys it when this constructor throws.
+    OUTEFFHOP_CUDA(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking));
+  }
+  ~CudaDevice() override { cudaStreamDestroy(context_.stream); }  // its work still runs; freeing the workspace waits for it
+
+  std::string description() const override {
+    return fmt::format("CUDA, {}, compute capability {}.{}, {} multiprocessors, {:.1f} GB", properties_.name,
+                       properties_.major, properties_.minor, properties_.multiProcessorCount,
+                       static_cast<double>(properties_.totalGlobalMem) * 1e-9);
+  }
+
+  void* allocate(std::size_t bytes) override {
+    void* data = nullptr;
+    if (const cudaError_t status = cudaMalloc(&data, bytes); status != cudaSuccess) {
+      (void)cudaGetLastError();  // the failure is told here, and not again by whoever asks next
+      fail(ErrorKind::unsupported, "cannot allocate {} bytes on {}: {}", bytes, properties_.name,
+           cudaGetErrorString(status));
+    }
+    zero(data, bytes);
+    return data;
+  }
+  void release(void* data) noexcept override { cudaFree(data); }
+  void copy_in(void* to, const void* from, std::size_t bytes) override {
+    staging_.copy_in(to, from, bytes, context_.stream);
+  }
+  void copy_out(void* to, const void* from, std::size_t bytes) override {
+    if (bytes) OUTEFFHOP_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, context_.stream));
+    synchronize();
+  }
+  void zero(void* data, std::size_t bytes) override {
+    if (bytes) OUTEFFHOP_CUDA(cudaMemsetAsync(data, 0, bytes, context_.stream));
+  }
+  void synchronize() override { OUTEFFHOP_CUDA(cudaStreamSynchronize(context_.stream)); }
+
+  void run(const EmbeddingForward& op) override { embedding_forward(context_, op); }
+  void run(const EmbeddingBackward& op) override { embedding_backward(context_, op); }
+  void run(const LayerNormForward& op) override { layernorm_forward(context_, op); }
+  void run(const LayerNormBackward& op) override { layernorm_backward(context_, op); }
+  void run(const LinearForward& op) override { linear_forward(context_, *linear_, op); }
+  void run(const LinearBackward& op) override { linear_backward(context_, *linear_, op); }
+  void run(const ActivationForward& op) override { activation_forward(context_, op); }
+  void run(const ActivationBackward& op) override { activation_backward(context_, op); }
+  void run(const AttentionForward& op) override { attention_forward(context_, op); }
+  void run(const AttentionBackward& op) override { attention_backward(context_, op); }
+  void run(const AttentionScores& op) override { attention_scores(context_, op); }
+  void run(const AttentionProbabilities& op) override { attention_probabilities(context_, op); }
+  void run(const AttentionContext& op) override { attention_context(context_, op); }
+  void run(const DropoutAdd& op) override { dropout_add(context_, op); }
+  void run(const GatherRows& op) override { gather_rows(context_, op); }
+  void run(const ScatterRows& op) override { scatter_rows(context_, op); }
+  void run(const CrossEntropy& op) override { cross_entropy(context_, op); }
+  void run(const GlobalNorm& op) override { global_norm(context_, op); }
+  void run(const StepDecision& op) override { step_decision(context_, op); }
+  void run(const AdamW& op) override { adamw(context_, op); }
+  void run(const RowMoments& op) override { row_moments(context_, op); }
+  void run(const Cast& op) override { cast(context_, op); }
+
+ private:
+  cudaDeviceProp properties_{};
+  Workspace workspace_;
+  Staging staging_;
+  Context context_{nullptr, workspace_};
+  std::optional<LinearEngine> linear_;  // made when the device is chosen
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_cuda_device() { return std::make_unique<CudaDevice>(); }
+
+Workspace::~Workspace() { cudaFree(data_); }
+
+void* Workspace::bytes(std::size_t bytes) {
+  if (bytes > capacity_) {
+    OUTEFFHOP_CUDA(cudaDeviceSynchronize());  // ops may still use it
+    OUTEFFHOP_CUDA(cudaFree(data_));
+    data_ = nullptr;
+    capacity_ = 0;
+    OUTEFFHOP_CUDA(cudaMalloc(&data_, bytes));
+    capacity_ = bytes;
+  }
+  return data_;
+}
+
+}  // namespace outeffhop::cuda

@@ -1,0 +1,50 @@
+// Matrix products by cuBLASLt. What a product needs (descriptors, layouts, an algorithm) is made once for each shape, and
+// kept: a search for an algorithm takes longer than a small product.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <memory>
+
+#include "kernels/linear.h"
+
+namespace outeffhop::cuda {
+
+/// pre = a b + bias, or pre = out + a b;  out = activation(pre). Dense row-major matrices, of fp32 with an fp32 result, or
+/// of bf16 with a bf16 or fp32 result; sums are made in fp32 (never in TF32) and rounded once.
+struct Product {
+  std::int64_t M = 0, N = 0, K = 0;  ///< none is 0
+  ConstTensor a;                     ///< (M, K); stored (K, M) when a_transposed
+  bool a_transposed = false;
+  ConstTensor b;  ///< (K, N); stored (N, K) when b_transposed
+  bool b_transposed = false;
+  Tensor out;               ///< (M, N)
+  bool accumulate = false;  ///< without bias and activation
+  ConstTensor bias = {};    ///< (N) or null
+  Activation activation = Activation::none;
+  Tensor pre = {};  ///< (M, N), of out's type, or null
+};
+
+class LinearEngine {
+ public:
+  /// Of the current device: a handle, and the workspace that algorithms may use (kWorkspaceBytes).
+  LinearEngine();
+  ~LinearEngine();
+
+  /// Runs the product as one call of cuBLASLt. False, and nothing is done, where there is none that does all of it: bias,
+  /// activation and pre have to be what an epilogue can do, and cuBLASLt has to have an algorithm.
+  bool try_run(cudaStream_t stream, const Product& product);
+  /// The same, but throws Error(unsupported) instead.
+  void run(cudaStream_t stream, const Product& product);
+
+  /// Plans that are kept: one for each shape, set of types, epilogue and alignment seen.
+  std::size_t plans() const;
+
+  static constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;  // what NVIDIA advises for sm_90
+
+ private:
+  class Plans;
+  std::unique_ptr<Plans> plans_;
+};
+
+}  // namespace outeffhop::cuda

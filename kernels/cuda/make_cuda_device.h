@@ -1,0 +1,13 @@
+// What the rest of the program sees of the CUDA backend; needs no CUDA header.
+#pragma once
+
+#include <memory>
+
+#include "kernels/device.h"
+
+namespace outeffhop::cuda {
+
+/// The first GPU that CUDA lists. Throws Error(unsupported) where there is none, or no driver.
+std::unique_ptr<Device> make_cuda_device();
+
+}  // namespace outeffhop::cuda

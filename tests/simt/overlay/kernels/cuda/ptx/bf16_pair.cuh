@@ -1,0 +1,14 @@
+// In place of kernels/cuda/ptx/bf16_pair.cuh.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/tensor.h"
+
+namespace outeffhop::cuda::ptx {
+
+inline std::uint32_t bf16_pair(float low, float high) {
+  return bf16(low).bits | static_cast<std::uint32_t>(bf16(high).bits) << 16;
+}
+
+}  // namespace outeffhop::cuda::ptx

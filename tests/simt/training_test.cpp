@@ -1,0 +1,110 @@
+// Whole runs of the trainer on the CUDA backend, on the executor, beside the same runs on the CPU.
+#include "train/training.h"
+
+#include <cmath>
+
+#include "tests/simt/executor.h"
+#include "tests/train/train_support.h"
+#include "train/safetensors.h"
+
+namespace outeffhop {
+namespace {
+
+using test::quiet_options;
+using test::read_losses;
+using test::TinyCorpus;
+
+constexpr int kSteps = 10;
+
+std::string checkpoint(const TinyCorpus& corpus, const std::string& run, int step, const std::string& file) {
+  return corpus.path(fmt::format("{}/checkpoints/step_{:08}/{}", run, step, file));
+}
+
+/// Trains for `steps` steps in the directory `run`, or goes on there.
+void run_steps(const TinyCorpus& corpus, const std::string& type, const std::string& dtype, const std::string& device,
+               const std::string& run, int steps = kSteps) {
+  std::vector<std::string> changes = {fmt::format("training.steps={}", kSteps), "training.dtype=" + dtype};
+  // In bf16 with heads of 32 channels, which run on tensor cores.
+  if (dtype == "bf16") changes.insert(changes.end(), {"model.hidden_size=64", "model.num_attention_heads=2"});
+  TrainOptions options = quiet_options(corpus.config(type, run), changes);
+  options.device = device;
+  options.stop_after = steps;
+  REQUIRE(train(options) == 0);
+}
+
+/// Every tensor of a checkpoint's weights, one after the other.
+std::vector<float> weights(const TinyCorpus& corpus, const std::string& run, int step) {
+  const SafetensorsFile file(checkpoint(corpus, run, step, "model.safetensors"));
+  std::vector<float> all;
+  for (const TensorEntry& entry : file.tensors()) {
+    const std::size_t begin = all.size();
+    all.resize(begin + static_cast<std::size_t>(entry.count()));
+    file.read_floats(entry, all.data() + begin);
+  }
+  return all;
+}
+
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  REQUIRE(a.size() == b.size());
+  double sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) sum += std::pow(static_cast<double>(a[i]) - b[i], 2);
+  return std::sqrt(sum);
+}
+
+/// Fails unless the losses of two runs agree to 1e-6.
+void check_losses(const TinyCorpus& corpus, const std::string& a, const std::string& b) {
+  const std::vector<double> first = read_losses(corpus.path(a)), second = read_losses(corpus.path(b));
+  REQUIRE(first.size() == kSteps);
+  REQUIRE(second.size() == kSteps);
+  for (int step = 0; step < kSteps; ++step) {
+    INFO("step " << step + 1);
+    CHECK(std::fabs(first[step] - second[step]) <= 1e-6 * first[step]);
+  }
+}
+
+TEST_CASE("ten steps on CUDA are those of the CPU") {
+  const TinyCorpus corpus;
+  for (const std::string type : {"bert", "opt"}) {
+    INFO(type);
+    const std::string cpu = type + "_cpu", cuda = type + "_cuda";
+    run_steps(corpus, type, "fp32", "cpu", cpu, 1);
+    run_steps(corpus, type, "fp32", "cpu", cpu);
+    run_steps(corpus, type, "fp32", "cuda", cuda);
+    check_losses(corpus, cpu, cuda);
+    // As far as the weights have come since the first step.
+    const std::vector<float> begin = weights(corpus, cpu, 1), end = weights(corpus, cpu, kSteps);
+    CHECK(distance(weights(corpus, cuda, kSteps), end) <= 1e-3 * distance(begin, end));
+  }
+}
+
+TEST_CASE("a run on CUDA that is stopped and resumed is the run that was not, in whatever order lanes run") {
+  const TinyCorpus corpus;
+  for (const std::string type : {"bert", "opt"})
+    for (const std::string dtype : {"fp32", "bf16"}) {
+      INFO(type << " " << dtype);
+      const std::string whole = type + dtype + "_whole", parts = type + dtype + "_parts";
+      simt::set_schedule({simt::Order::forward});
+      run_steps(corpus, type, dtype, "cuda", whole);
+      simt::set_schedule({simt::Order::random, 5});
+      run_steps(corpus, type, dtype, "cuda", parts, 4);
+      run_steps(corpus, type, dtype, "cuda", parts);
+      for (const char* file : {"model.safetensors", "optimizer.safetensors"})
+        CHECK(read_file(checkpoint(corpus, whole, kSteps, file)) == read_file(checkpoint(corpus, parts, kSteps, file)));
+      CHECK(read_losses(corpus.path(whole)) == read_losses(corpus.path(parts)));
+      simt::set_schedule({simt::Order::forward});
+    }
+}
+
+TEST_CASE("a checkpoint of one backend is resumed by the other") {
+  const TinyCorpus corpus;
+  run_steps(corpus, "bert", "fp32", "cpu", "cpu");
+  for (const auto& [first, second] : {std::pair{"cuda", "cpu"}, {"cpu", "cuda"}}) {
+    const std::string run = fmt::format("{}_then_{}", first, second);
+    run_steps(corpus, "bert", "fp32", first, run, 5);
+    run_steps(corpus, "bert", "fp32", second, run);
+    check_losses(corpus, "cpu", run);
+  }
+}
+
+}  // namespace
+}  // namespace outeffhop
