@@ -1,5 +1,5 @@
-// The one way to launch a kernel: launch(shape, kernel, arguments...). There is no <<<>>> anywhere, as the tests compile the
-// same sources as plain C++ and have a launch() of their own (tests/simt).
+// The one way to launch a kernel: launch(shape, kernel, arguments...). CUDA's own syntax is used nowhere, as the tests
+// compile the same sources as plain C++ and have a launch() of their own (tests/simt).
 #pragma once
 
 #include "kernels/cuda/check.h"
