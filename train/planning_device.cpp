@@ -21,6 +21,7 @@ class PlanningDevice final : public Device {
   void release(void* data) noexcept override { std::free(data); }
   void copy_in(void*, const void*, std::size_t) override {}
   void copy_out(void*, const void*, std::size_t) override {}
+  void copy(void*, const void*, std::size_t) override {}
   void zero(void*, std::size_t) override {}
   void synchronize() override {}
 

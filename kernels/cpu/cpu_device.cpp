@@ -49,6 +49,7 @@ class CpuDevice final : public Device {
     if (bytes) std::memcpy(to, from, bytes);  // of nothing, either pointer may be null
   }
   void copy_out(void* to, const void* from, std::size_t bytes) override { copy_in(to, from, bytes); }
+  void copy(void* to, const void* from, std::size_t bytes) override { copy_in(to, from, bytes); }
   void zero(void* data, std::size_t bytes) override {
     parallel_ranges(threads_, static_cast<std::int64_t>(bytes), 1 << 16,
                     [&](std::int64_t begin, std::int64_t end, int) {

@@ -52,6 +52,9 @@ class CudaDevice final : public Device {
     if (bytes) OUTEFFHOP_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, context_.stream));
     synchronize();
   }
+  void copy(void* to, const void* from, std::size_t bytes) override {
+    if (bytes) OUTEFFHOP_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, context_.stream));
+  }
   void zero(void* data, std::size_t bytes) override {
     if (bytes) OUTEFFHOP_CUDA(cudaMemsetAsync(data, 0, bytes, context_.stream));
   }
