@@ -12,8 +12,14 @@
 namespace outeffhop::cuda {
 namespace {
 
+constexpr int kTileRows = 64, kTileThreads = kTileRows / kMmaM * kWarp, kTileColumns = kTileRows / kMmaN;
+
 // Tiles in shared memory: the block's own two, then two that it walks through, twice.
 constexpr int kTiles = 6;
+template <int D>
+__device__ __forceinline__ Tile<D, kTileRows> shared_tile(int number) {
+  return Tile<D, kTileRows>(number * Tile<D, kTileRows>::kBytes);
+}
 __device__ __forceinline__ int walked_tile(int which, int buffer) { return 2 + 2 * buffer + which; }
 
 /// What a query's row of probabilities is made of.
@@ -57,11 +63,11 @@ __global__ __launch_bounds__(kTileThreads) void attention_backward_queries_tenso
   const int tiles = keys.end > keys.begin ? static_cast<int>((keys.end - 1) / kTileRows + 1 - first_tile) : 0;
 
   const auto copy = [&](std::int64_t first_key, int buffer) {
-    copy_tile<D>(shared_tile<D>(walked_tile(kKeys, buffer)), k, b, h, first_key, keys.begin, keys.end);
-    copy_tile<D>(shared_tile<D>(walked_tile(kValues, buffer)), v, b, h, first_key, keys.begin, keys.end);
+    copy_tile<kTileThreads>(shared_tile<D>(walked_tile(kKeys, buffer)), k, b, h, first_key, keys.begin, keys.end);
+    copy_tile<kTileThreads>(shared_tile<D>(walked_tile(kValues, buffer)), v, b, h, first_key, keys.begin, keys.end);
   };
-  copy_tile<D>(shared_tile<D>(kQueryTile), q, b, h, first_query, 0, p.Tq);
-  copy_tile<D>(shared_tile<D>(kGradientTile), d_o, b, h, first_query, 0, p.Tq);
+  copy_tile<kTileThreads>(shared_tile<D>(kQueryTile), q, b, h, first_query, 0, p.Tq);
+  copy_tile<kTileThreads>(shared_tile<D>(kGradientTile), d_o, b, h, first_query, 0, p.Tq);
   if (tiles > 0) copy(first_tile * kTileRows, 0);
   commit_copies();
 
@@ -79,8 +85,8 @@ __global__ __launch_bounds__(kTileThreads) void attention_backward_queries_tenso
     __syncthreads();
 
     FragmentC scores[kTileColumns], d_scores[kTileColumns];
-    multiply_rows<D>(scores, shared_tile<D>(kQueryTile), warp_row, shared_tile<D>(walked_tile(kKeys, buffer)));
-    multiply_rows<D>(d_scores, shared_tile<D>(kGradientTile), warp_row, shared_tile<D>(walked_tile(kValues, buffer)));
+    multiply_rows(scores, shared_tile<D>(kQueryTile), warp_row, shared_tile<D>(walked_tile(kKeys, buffer)));
+    multiply_rows(d_scores, shared_tile<D>(kGradientTile), warp_row, shared_tile<D>(walked_tile(kValues, buffer)));
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
 #pragma unroll
@@ -104,12 +110,12 @@ __global__ __launch_bounds__(kTileThreads) void attention_backward_queries_tenso
         }
       }
     }
-    add_weighted_rows<D>(gradient, d_scores, shared_tile<D>(walked_tile(kKeys, buffer)));
+    add_weighted_rows(gradient, d_scores, shared_tile<D>(walked_tile(kKeys, buffer)));
     __syncthreads();  // the next turn copies into what this one has read
   }
   wait_for_copies<0>();
   __syncthreads();
-  store_rows<D>(d_q, b, h, first_query, p.Tq, gradient, {p.scale, p.scale}, kQueryTile);
+  store_rows(d_q, b, h, first_query + warp_row, p.Tq, gradient, {p.scale, p.scale}, shared_tile<D>(kQueryTile), warp_row);
 }
 
 template <int D>
@@ -142,17 +148,17 @@ __global__ __launch_bounds__(kTileThreads) void attention_backward_keys_tensor_k
   const int tiles = static_cast<int>(max(std::int64_t{0}, end_tile - first_tile));
 
   const auto queries_of = [&](int buffer) {
-    return shared_array<Query>(kTiles * TileShape<D>::kBytes + buffer * kTileRows * static_cast<int>(sizeof(Query)),
+    return shared_array<Query>(kTiles * Tile<D, kTileRows>::kBytes + buffer * kTileRows * static_cast<int>(sizeof(Query)),
                                kTileRows);
   };
   const auto copy = [&](std::int64_t first_query, int buffer) {
-    copy_tile<D>(shared_tile<D>(walked_tile(kQueries, buffer)), q, b, h, first_query, 0, p.Tq);
-    copy_tile<D>(shared_tile<D>(walked_tile(kGradients, buffer)), d_o, b, h, first_query, 0, p.Tq);
+    copy_tile<kTileThreads>(shared_tile<D>(walked_tile(kQueries, buffer)), q, b, h, first_query, 0, p.Tq);
+    copy_tile<kTileThreads>(shared_tile<D>(walked_tile(kGradients, buffer)), d_o, b, h, first_query, 0, p.Tq);
     const int thread = static_cast<int>(threadIdx.x);
     if (thread < kTileRows) queries_of(buffer)[thread] = query_of(p, lse, output_dot, b, h, first_query + thread);
   };
-  copy_tile<D>(shared_tile<D>(kKeyTile), k, b, h, first_key, 0, p.Tk);
-  copy_tile<D>(shared_tile<D>(kValueTile), v, b, h, first_key, 0, p.Tk);
+  copy_tile<kTileThreads>(shared_tile<D>(kKeyTile), k, b, h, first_key, 0, p.Tk);
+  copy_tile<kTileThreads>(shared_tile<D>(kValueTile), v, b, h, first_key, 0, p.Tk);
   if (tiles > 0) copy(first_tile * kTileRows, 0);
   commit_copies();
 
@@ -167,7 +173,7 @@ __global__ __launch_bounds__(kTileThreads) void attention_backward_keys_tensor_k
 
     // In two steps, as few values as can be alive in each: p, below 0 where it was dropped; then ds.
     FragmentC probabilities[kTileColumns];
-    multiply_rows<D>(probabilities, shared_tile<D>(kKeyTile), warp_row, shared_tile<D>(walked_tile(kQueries, buffer)));
+    multiply_rows(probabilities, shared_tile<D>(kKeyTile), warp_row, shared_tile<D>(walked_tile(kQueries, buffer)));
     const SharedArray<Query> queries = queries_of(buffer);
     const std::int64_t j = first_key + warp_row + lane / 4;
 #pragma unroll
@@ -192,10 +198,10 @@ __global__ __launch_bounds__(kTileThreads) void attention_backward_keys_tensor_k
         }
       }
     }
-    add_weighted_rows<D>(value_gradient, probabilities, shared_tile<D>(walked_tile(kGradients, buffer)), Positive{});
+    add_weighted_rows(value_gradient, probabilities, shared_tile<D>(walked_tile(kGradients, buffer)), Positive{});
 
     FragmentC d_scores[kTileColumns];
-    multiply_rows<D>(d_scores, shared_tile<D>(kValueTile), warp_row, shared_tile<D>(walked_tile(kGradients, buffer)));
+    multiply_rows(d_scores, shared_tile<D>(kValueTile), warp_row, shared_tile<D>(walked_tile(kGradients, buffer)));
 #pragma unroll
     for (int column = 0; column < kTileColumns; ++column) {
 #pragma unroll
@@ -209,13 +215,16 @@ __global__ __launch_bounds__(kTileThreads) void attention_backward_keys_tensor_k
         }
       }
     }
-    add_weighted_rows<D>(key_gradient, d_scores, shared_tile<D>(walked_tile(kQueries, buffer)));
+    add_weighted_rows(key_gradient, d_scores, shared_tile<D>(walked_tile(kQueries, buffer)));
     __syncthreads();  // the next turn copies into what this one has read
   }
   wait_for_copies<0>();
   __syncthreads();
-  if (d_k.data) store_rows<D>(d_k, b, h, first_key, p.Tk, key_gradient, {p.scale, p.scale}, kKeyTile);
-  if (d_v.data) store_rows<D>(d_v, b, h, first_key, p.Tk, value_gradient, {p.dropout.scale, p.dropout.scale}, kValueTile);
+  if (d_k.data)
+    store_rows(d_k, b, h, first_key + warp_row, p.Tk, key_gradient, {p.scale, p.scale}, shared_tile<D>(kKeyTile), warp_row);
+  if (d_v.data)
+    store_rows(d_v, b, h, first_key + warp_row, p.Tk, value_gradient, {p.dropout.scale, p.dropout.scale},
+               shared_tile<D>(kValueTile), warp_row);
 }
 
 }  // namespace
@@ -231,7 +240,7 @@ bool attention_backward_tensor(const Context& context, const AttentionBackward& 
   const auto* lse = static_cast<const float*>(op.lse.data);
   return with_tensor_head_size<96>(p.D, [&](auto size) {
     constexpr int D = size();
-    constexpr std::size_t kTileBytes = kTiles * TileShape<D>::kBytes;
+    constexpr std::size_t kTileBytes = kTiles * Tile<D, kTileRows>::kBytes;
     if (op.d_q)
       launch({.kernel = "attention_backward_queries_tensor",
               .grid = blocks_for(p.Tq, kTileRows) * static_cast<unsigned>(p.B * p.H),
