@@ -306,6 +306,33 @@ TEST_CASE("attention at the edges of tiles, with the head sizes that tensor core
     }
 }
 
+// Up to 512 queries and keys the backward on CUDA is a kernel of its own, which has 32 keys a warp and 128 or 256 a block.
+TEST_CASE("attention backward of short sequences with heads of 64 channels") {
+  const auto check_bf16 = [](std::int64_t Tq, std::int64_t Tk, const std::function<void(Setting&)>& change) {
+    Setting s;
+    s.B = s.H = 1, s.Tq = Tq, s.Tk = Tk, s.D = 64;
+    change(s);
+    OpCase op_case = backward_case(s);
+    op_case.storages = {DType::bf16};
+    check(op_case);
+  };
+  check_bf16(128, 128, [](Setting& s) { s.layout = Layout::packed, s.dropout = 0.1; });
+  check_bf16(512, 512, [](Setting& s) { s.layout = Layout::packed, s.causal = true, s.dropout = 0.1; });
+  check_bf16(513, 513, [](Setting& s) { s.causal = true, s.n = 0; });  // one too many
+  check_bf16(64, 512, [](Setting& s) { s.n = 4, s.dropout = 0.3; });
+  check_bf16(200, 300, [](Setting& s) { s.causal = true, s.causal_offset = 100; });
+  check_bf16(60, 60, [](Setting& s) { s.H = 2, s.causal = true, s.causal_offset = -3, s.n = 0; });
+  check_bf16(512, 33, [](Setting& s) { s.n = 0.5f, s.key_lengths = {20}; });
+  check_bf16(7, 270, [](Setting& s) { s.B = 3, s.n = 0, s.key_lengths = {0, 1, 260}; });
+  check_bf16(140, 290, [](Setting& s) { s.B = 2, s.n = 0, s.logit = 70, s.key_lengths = {280, 17}; });
+  check_bf16(100, 100, [](Setting& s) { s.n = 1e-30f, s.logit = 70, s.causal = true; });
+  check_bf16(150, 300, [](Setting& s) { s.B = 2, s.dropout = 0.1, slide(s, 131); });
+  check_bf16(150, 300, [](Setting& s) { s.n = 0, slide(s, 3); });
+  check_bf16(330, 330, [](Setting& s) {
+    s.dropout = 0.2, s.causal = true, pack(s, {140, 1, 126, 20});
+  });  // a tail of padding
+}
+
 TEST_CASE("attention of queries and keys of different lengths") {
   for (const float n : {0.0f, 1.0f}) {
     check_both(with({}, [&](Setting& s) { s.B = 3, s.Tq = 1, s.Tk = 150, s.D = 64, s.n = n; }));

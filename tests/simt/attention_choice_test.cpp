@@ -1,9 +1,11 @@
 // Which kernels serve attention on CUDA: those on tensor cores wherever they can.
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/attention_resident.h"
 #include "kernels/device.h"
 #include "tests/simt/machine.h"
 
@@ -15,28 +17,29 @@ using Names = std::vector<std::string>;
 const Names kForwardOnTensorCores = {"attention_forward_tensor"}, kForward = {"attention_forward"};
 const Names kBackwardOnTensorCores = {"attention_output_dot", "attention_backward_queries_tensor",
                                       "attention_backward_keys_tensor"};
+const Names kBackwardResident = {"attention_backward_resident"};
 const Names kBackward = {"attention_output_dot", "attention_backward_queries", "attention_backward_keys"};
 
 struct Launched {
   Names forward, backward;
 };
 
-/// Runs attention of two queries and two keys with heads of `D` channels that begin `offset` elements into their memory.
+/// Runs attention of two queries and two keys with heads of `D` channels that begin `offset` elements into their memory,
+/// which has room for `tokens` of them.
 Launched run(DType dtype, std::int64_t D, std::int64_t offset = 0,
-             const std::function<void(AttentionBackward&)>& change = {}) {
+             const std::function<void(AttentionBackward&)>& change = {}, std::int64_t tokens = 2) {
   Machine machine{1, std::size_t{64} << 20};
   const auto device = make_device({"cuda"});
-  constexpr std::int64_t kTokens = 2;
   std::vector<Buffer> memory;
   const auto view = [&] {
-    memory.emplace_back(*device, static_cast<std::size_t>(kTokens * D + offset) * size_of(dtype));
+    memory.emplace_back(*device, static_cast<std::size_t>(tokens * D + offset) * size_of(dtype));
     const Tensor tensor = Tensor{memory.back().data(), dtype}.at(offset);
-    return HeadView{tensor.data, dtype, kTokens * D, D, D};
+    return HeadView{tensor.data, dtype, tokens * D, D, D};
   };
-  Buffer lse(*device, kTokens * sizeof(float));
+  Buffer lse(*device, static_cast<std::size_t>(tokens) * sizeof(float));
   AttentionForward forward;
   forward.problem.B = forward.problem.H = 1;
-  forward.problem.Tq = forward.problem.Tk = kTokens;
+  forward.problem.Tq = forward.problem.Tk = 2;
   forward.problem.D = D;
   forward.q = view(), forward.k = view(), forward.v = view(), forward.o = view();
   forward.lse = {lse.data(), DType::f32};
@@ -63,7 +66,7 @@ TEST_CASE("bf16 attention of the usual head sizes runs on tensor cores") {
     INFO("D " << D);
     const Launched launched = run(DType::bf16, D);
     CHECK(launched.forward == kForwardOnTensorCores);
-    CHECK(launched.backward == kBackwardOnTensorCores);
+    CHECK(launched.backward == (D == 64 ? kBackwardResident : kBackwardOnTensorCores));
   }
   const Launched wide = run(DType::bf16, 128);
   CHECK(wide.forward == kForwardOnTensorCores);
@@ -80,8 +83,50 @@ TEST_CASE("attention that tensor cores cannot serve runs on the general kernels"
   };
   CHECK(backward([](AttentionBackward& op) { op.accumulate_d_k = true; }) == kBackward);
   CHECK(backward([](AttentionBackward& op) { op.d_q.batch_stride = 0; }) == kBackward);
-  CHECK(backward([](AttentionBackward& op) { op.d_k = op.d_v = {}; }) ==
+}
+
+TEST_CASE("the backward of short sequences with heads of 64 channels is one kernel") {
+  const auto backward = [](std::int64_t queries, std::int64_t keys, const std::function<void(AttentionBackward&)>& change) {
+    const auto set = [&](AttentionBackward& op) {
+      op.problem.Tq = queries, op.problem.Tk = keys;
+      change(op);
+    };
+    return run(DType::bf16, 64, 0, set, std::max(queries, keys)).backward;
+  };
+  const auto as_it_is = [](AttentionBackward&) {};
+  CHECK(backward(512, 512, as_it_is) == kBackwardResident);
+  CHECK(backward(1, 300, as_it_is) == kBackwardResident);
+  CHECK(backward(513, 2, as_it_is) == kBackwardOnTensorCores);
+  CHECK(backward(2, 513, as_it_is) == kBackwardOnTensorCores);
+  CHECK(backward(2, 2, [](AttentionBackward& op) { op.d_k = op.d_v = {}; }) == kBackwardResident);
+  CHECK(backward(2, 2, [](AttentionBackward& op) { op.d_q = {}; }) == kBackwardResident);
+  CHECK(backward(513, 2, [](AttentionBackward& op) { op.d_k = op.d_v = {}; }) ==
         Names{"attention_output_dot", "attention_backward_queries_tensor"});
+}
+
+TEST_CASE("the backward of short sequences is one kernel where the device has the shared memory") {
+  Machine machine{1, std::size_t{64} << 20};
+  const auto device = make_device({"cuda"});
+  const auto served = [&](std::int64_t tokens, std::size_t shared_bytes) {
+    Buffer memory(*device, static_cast<std::size_t>(tokens) * 64 * size_of(DType::bf16));
+    Buffer lse(*device, static_cast<std::size_t>(tokens) * sizeof(float));
+    const HeadView view{memory.data(), DType::bf16, tokens * 64, 64, 64};
+    AttentionBackward op;
+    op.problem.B = op.problem.H = 1;
+    op.problem.Tq = op.problem.Tk = tokens;
+    op.problem.D = 64;
+    op.q = op.k = op.v = op.o = op.d_o = op.d_q = op.d_k = op.d_v = view;
+    op.lse = {lse.data(), DType::f32};
+    cuda::Workspace workspace;
+    const bool done = cuda::attention_backward_resident({nullptr, workspace, shared_bytes}, op);
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    return done;
+  };
+  const std::size_t of_sm_80 = 163 * 1024, of_sm_86 = 99 * 1024, without_asking = 48 * 1024;
+  CHECK(served(512, of_sm_80));
+  CHECK(served(128, of_sm_86));
+  CHECK(!served(129, of_sm_86));
+  CHECK(!served(1, without_asking));
 }
 
 }  // namespace outeffhop::test
