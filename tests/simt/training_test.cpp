@@ -1,9 +1,9 @@
-// Whole runs of the trainer on the CUDA backend, on the executor, beside the same runs on the CPU.
+// Whole runs of the trainer on the CUDA backend, on the executor or a GPU, beside the same runs on the CPU.
 #include "train/training.h"
 
 #include <cmath>
 
-#include "tests/simt/executor.h"
+#include "tests/cuda/kernel_order.h"
 #include "tests/train/train_support.h"
 #include "train/safetensors.h"
 
@@ -83,15 +83,14 @@ TEST_CASE("a run on CUDA that is stopped and resumed is the run that was not, in
     for (const std::string dtype : {"fp32", "bf16"}) {
       INFO(type << " " << dtype);
       const std::string whole = type + dtype + "_whole", parts = type + dtype + "_parts";
-      simt::set_schedule({simt::Order::forward});
       run_steps(corpus, type, dtype, "cuda", whole);
-      simt::set_schedule({simt::Order::random, 5});
+      test::set_kernel_order(5);
       run_steps(corpus, type, dtype, "cuda", parts, 4);
       run_steps(corpus, type, dtype, "cuda", parts);
       for (const char* file : {"model.safetensors", "optimizer.safetensors"})
         CHECK(read_file(checkpoint(corpus, whole, kSteps, file)) == read_file(checkpoint(corpus, parts, kSteps, file)));
       CHECK(read_losses(corpus.path(whole)) == read_losses(corpus.path(parts)));
-      simt::set_schedule({simt::Order::forward});
+      test::set_kernel_order(0);
     }
 }
 
