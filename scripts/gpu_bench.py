@@ -6,7 +6,7 @@
     gpu_bench.py --build build --device cpu --tiny      a trial of this script where there is no GPU
 
 Finished measurements are kept in --out/bench.json, tables in --out/bench.md, both written after each one: the same command
-goes on where an earlier one was interrupted or ran out of time (--fresh forgets). Ours come first in each part. What PyTorch
+goes on where an earlier one was interrupted or ran out of time (--fresh forgets). Ours come before PyTorch's. What PyTorch
 refuses is said and left out; without PyTorch or transformers ours are measured alone. docs/gpu/README.md has the method.
 """
 
@@ -130,44 +130,53 @@ class Bench:
             for case in op_cases(model):
                 yield case.key, lambda case=case: self.our_op(case.op)
 
-    def attention_measurements(self) -> Iterator[Measurement]:
-        shapes = attention_shapes(self.arguments.tiny)
+    def our_attention_measurements(self) -> Iterator[Measurement]:
         for way in OUR_WAYS:
-            for shape in shapes:
+            for shape in attention_shapes(self.arguments.tiny):
                 for direction in DIRECTIONS:
                     case = attention_case(shape, direction, way)
                     yield case.key, lambda case=case: self.our_op(case.op)
+
+    def their_attention_measurements(self) -> Iterator[Measurement]:
         if not has_module(self.arguments.python, "torch"):
-            print("  PyTorch is not there: ours alone")
+            print("  PyTorch is not there")
             return
         for way in ("math",) if self.arguments.tiny else THEIR_WAYS:
             backend, n, dropout, deterministic = THEIR_WAYS.get(way, (way, 0, 0.0, False))
-            for shape in shapes:
+            for shape in attention_shapes(self.arguments.tiny):
                 for direction in DIRECTIONS:
                     if way not in their_ways(shape, direction, self.arguments.tiny):
                         continue
-                    request = {"B": shape.B, "H": shape.H, "T": shape.T, "D": shape.D, "causal": shape.causal, "direction": direction,
-                               "backend": backend, "n": n, "dropout": dropout, "deterministic": deterministic}
-                    yield (f"attention/{shape.name}/{direction}/PyTorch, {way}", lambda request=request: self.their_attention(request))
+                    request = {"B": shape.B, "H": shape.H, "T": shape.T, "D": shape.D, "causal": shape.causal,
+                               "direction": direction, "backend": backend, "n": n, "dropout": dropout,
+                               "deterministic": deterministic}
+                    key = f"attention/{shape.name}/{direction}/PyTorch, {way}"
+                    yield key, lambda request=request: self.their_attention(request)
 
-    def step_measurements(self) -> Iterator[Measurement]:
-        shapes = TINY_STEPS if self.arguments.tiny else STEPS
-        for shape in shapes:
+    def our_step_measurements(self) -> Iterator[Measurement]:
+        for shape in TINY_STEPS if self.arguments.tiny else STEPS:
             for softmax in ("softmax1", "vanilla"):
-                yield step_key(shape, f"ours, {softmax}"), lambda shape=shape, softmax=softmax: self.our_steps(shape, softmax)
+                key = step_key(shape, f"ours, {softmax}")
+                yield key, lambda shape=shape, softmax=softmax: self.our_steps(shape, softmax)
+
+    def their_step_measurements(self) -> Iterator[Measurement]:
         if not has_module(self.arguments.python, "transformers"):
-            print("  transformers is not there: ours alone")
+            print("  transformers is not there")
             return
-        for shape in shapes:
+        for shape in TINY_STEPS if self.arguments.tiny else STEPS:
             if self.left() < (0 if self.arguments.tiny else 60):
                 raise OutOfTime
             yield step_key(shape, "PyTorch"), lambda shape=shape: self.their_steps(shape)
 
     def run(self) -> None:
-        parts = {"ops": self.op_measurements, "attention": self.attention_measurements, "steps": self.step_measurements}
-        for part in self.arguments.only:
-            print(part, flush=True)
-            for key, work in parts[part]():
+        for part, side, measurements in (
+                ("ops", "ours", self.op_measurements), ("steps", "ours", self.our_step_measurements),
+                ("attention", "ours", self.our_attention_measurements), ("attention", "PyTorch", self.their_attention_measurements),
+                ("steps", "PyTorch", self.their_step_measurements)):
+            if part not in self.arguments.only:
+                continue
+            print(f"{part}, {side}", flush=True)
+            for key, work in measurements():
                 self.measure(key, work)
 
     def close(self) -> None:

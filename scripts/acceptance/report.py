@@ -11,9 +11,13 @@ def table(head: list[str], rows: list[list]) -> str:
 def markdown(results: dict) -> str:
     stages = results["stages"]
     device = results.get("device", {})
-    heading = "# GPU acceptance" + (", a rehearsal on the CPU: nothing in it is a measurement" if results.get("rehearsal") else "")
-    counts = {status: sum(stage["status"] == status for stage in stages) for status in ("passed", "failed", "unfinished", "skipped")}
-    parts = [heading, ", ".join(f"{count} {status}" for status, count in counts.items() if count) + f"; {results.get('minutes', 0):.1f} minutes."]
+    heading = "# GPU acceptance"
+    if results.get("rehearsal"):
+        heading += ", a rehearsal on the CPU: nothing in it is a measurement"
+    counts = {status: sum(stage["status"] == status for stage in stages)
+              for status in ("passed", "failed", "unfinished", "skipped")}
+    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    parts = [heading, f"{told}; {results.get('minutes', 0):.1f} minutes."]
     if device:
         parts.append(table(["", ""], [[name, value] for name, value in device.items()]))
     parts.append(table(["stage", "", "seconds", "what"],

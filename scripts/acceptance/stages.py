@@ -86,7 +86,8 @@ def device(session: Session) -> Outcome:
               "clocks.applications.graphics", "ecc.mode.current", "persistence_mode"]
     facts: dict[str, str] = {}
     if not session.rehearsing:
-        facts.update(dict(zip(fields, nvidia_smi(fields))))
+        for field in fields:  # one by one: a driver refuses a question with a field that it does not know
+            facts.update(dict(zip([field], nvidia_smi([field]))))
     compiler = nvcc()
     if compiler:
         text = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout

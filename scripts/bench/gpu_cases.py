@@ -158,8 +158,9 @@ def attention_case(shape: AttentionShape, direction: str, way: str) -> Case:
 def their_ways(shape: AttentionShape, direction: str, tiny: bool = False) -> list[str]:
     if tiny:
         return ["math"]
+    compiled = shape.T in FLEX_LENGTHS and shape.D == 64
     return [way for way, (backend, _, _, deterministic) in THEIR_WAYS.items()
-            if not (deterministic and direction == "forward") and not (backend == "flex" and (shape.T not in FLEX_LENGTHS or shape.D != 64))]
+            if not (deterministic and direction == "forward") and (compiled or backend != "flex")]
 
 
 # Sequences at a time as the published recipes; target: tokens a second to reach and to hope for (docs of the design).

@@ -157,7 +157,8 @@ class Interrupted(unittest.TestCase):
             self.assertFalse(pathlib.Path(folder, "out", "bench.json").exists())
 
     def test_a_silent_process_is_given_up(self):
-        with open(os.devnull, "w") as log, JsonProcess([sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), log) as process:
+        command = [sys.executable, "-c", "import time; time.sleep(60)"]
+        with open(os.devnull, "w") as log, JsonProcess(command, dict(os.environ), log) as process:
             with self.assertRaisesRegex(RuntimeError, "no answer within 0 s"):
                 process.ask({}, 0.1)
 
