@@ -33,3 +33,8 @@ constexpr ForwardTile kForwardTiles[] = {
 };
 
 }  // namespace outeffhop::cuda
+
+#if defined(__CUDACC__)
+// In the host code that nvcc makes of a kernel with such an argument the type has this name, and no declaration.
+using _ZN9outeffhop4cuda11ForwardTileE = outeffhop::cuda::ForwardTile;
+#endif
