@@ -64,6 +64,9 @@ struct DeviceMemory {
   std::size_t total = 0, available = 0;
 };
 
+/// Device::logit_bytes of a CPU, whose products are as fast in parts, and of a GPU, which is not busy with a few hundred rows.
+constexpr std::size_t kHostLogitBytes = std::size_t{128} << 20, kGpuLogitBytes = std::size_t{1} << 30;
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -80,6 +83,9 @@ class Device {
   virtual DeviceMemory memory() const { return {}; }
   /// What the device allocated for its ops to work in, beside what was asked of allocate().
   virtual std::size_t workspace_bytes() const { return 0; }
+
+  /// Bytes of logits, of all that a batch has, for a model to make at a time: as few as leave products their full speed.
+  virtual std::size_t logit_bytes() const { return kHostLogitBytes; }
 
   /// How the device runs matrix products, where it measured several ways: text for another device of the same kind, with
   /// which it gives the same bits. Empty where there is nothing to keep.
@@ -162,6 +168,9 @@ struct DeviceOptions {
 /// Makes the device of the options. Throws Error(unsupported) with what this build and machine do have, Error(usage) for a
 /// kind that there is nowhere.
 std::unique_ptr<Device> make_device(const DeviceOptions& options);
+
+/// Device::logit_bytes of the device that make_device would make, wherever it can be made.
+std::size_t logit_bytes(const DeviceOptions& options);
 
 /// What this build has, whatever the machine: "CPU, CUDA (toolkit 13.0.88 for sm_80, sm_90a)".
 std::string built_backends();

@@ -20,6 +20,10 @@ std::unique_ptr<Device> make_device(const DeviceOptions& options) {
   fail(ErrorKind::usage, "device \"{}\" does not exist; expected \"auto\", \"cpu\" or \"cuda\"", options.kind);
 }
 
+std::size_t logit_bytes(const DeviceOptions& options) {
+  return options.kind == "cuda" ? kGpuLogitBytes : kHostLogitBytes;
+}
+
 std::string built_backends() {
 #if OUTEFFHOP_HAS_CUDA
   return "CPU, CUDA (" OUTEFFHOP_CUDA_BUILD ")";

@@ -4,15 +4,15 @@
 
 namespace outeffhop {
 
-void Head::plan(Arena& workspace, const Capacity& capacity) {
-  const auto row_bytes = V * static_cast<std::int64_t>(size_of(capacity.dtype));
+void Head::plan(Arena& workspace, const Capacity& capacity, std::int64_t logit_bytes) {
+  const auto row_bytes = logit_stride() * static_cast<std::int64_t>(size_of(capacity.dtype));
   // Where there is room for them, whole blocks of the products: 512 or 1,024 rows cost up to 7 % less a row than 640.
-  const std::int64_t affordable = kLogitBytes / row_bytes, step = affordable >= kProductRows ? kProductRows : kBucket;
+  const std::int64_t affordable = logit_bytes / row_bytes, step = affordable >= kProductRows ? kProductRows : kBucket;
   const std::int64_t within_budget = std::max(kBucket, affordable / step * step);
   chunk_rows_ = std::min(padded_rows(capacity.rows()), within_budget);
   const DType dtype = capacity.dtype;
   gathered_ = workspace.take(chunk_rows_ * C, dtype);
-  logits_ = workspace.take(chunk_rows_ * V, dtype);
+  logits_ = workspace.take(chunk_rows_ * logit_stride(), dtype);
   if (projection) {
     pre_ = workspace.take(chunk_rows_ * E, dtype);
     post_ = workspace.take(chunk_rows_ * E, dtype);
@@ -61,8 +61,7 @@ ConstTensor Head::transform(const Pass& pass, ConstTensor rows, const Chunk& chu
     show(pass, projection_site, pre_, E, chunk);
     pass.device.run(ActivationForward{chunk.padded * E, activation, pre_, post_});
   } else {
-    linear_forward(pass.device, *projection, chunk.padded, rows, post_, activation,
-                   pass.backward_follows ? pre_ : Tensor{});
+    linear_forward(pass.device, *projection, chunk.padded, rows, post_, activation, pass.backward_follows ? pre_ : Tensor{});
   }
   if (activation != Activation::none) show(pass, activation_site, post_, E, chunk);
   if (!norm) return post_;
@@ -84,33 +83,35 @@ ConstTensor Head::transform(const Pass& pass, ConstTensor rows, const Chunk& chu
   return normed_;
 }
 
-void Head::decode(const Pass& pass, ConstTensor transformed, std::int64_t rows, Tensor logits) const {
-  linear_forward(pass.device, decoder, rows, transformed, logits);  // (rows, V)
+void Head::decode(const Pass& pass, ConstTensor transformed, std::int64_t rows, Tensor logits, std::int64_t stride) const {
+  linear_forward(pass.device, decoder, rows, transformed, logits, Activation::none, {}, stride);  // (rows, V)
 }
 
-void Head::cross_entropy(const Pass& pass, const Chunk& chunk, double* loss_sum, bool write_gradient) const {
+void Head::cross_entropy(const Pass& pass, const Chunk& chunk, std::int64_t stride, double* loss_sum,
+                         bool write_gradient) const {
   CrossEntropy op;
   op.rows = chunk.count;
   op.V = V;
-  op.row_stride = V;
+  op.row_stride = stride;
   op.logits = logits_;
   op.targets = pass.batch.label_ids + chunk.begin;
   op.write_gradient = write_gradient;
   op.loss_sum = loss_sum;
   pass.device.run(op);
   if (write_gradient && chunk.padded > chunk.count) {
-    const Tensor padding = logits_.at(chunk.count * V);
-    pass.device.zero(padding.data, static_cast<std::size_t>((chunk.padded - chunk.count) * V) * size_of(padding.dtype));
+    const Tensor padding = logits_.at(chunk.count * stride);
+    pass.device.zero(padding.data, static_cast<std::size_t>((chunk.padded - chunk.count) * stride) * size_of(padding.dtype));
   }
 }
 
 void Head::forward(const Pass& pass, ConstTensor hidden, double* loss_sum) const {
   const std::int64_t N = pass.batch.label_count;
+  const std::int64_t stride = pass.wants(logits_site) ? V : logit_stride();  // a visitor is shown rows end to end
   for (Chunk chunk = chunk_at(0, N); chunk.count > 0; chunk = chunk_at(chunk.begin + chunk.count, N)) {
     const ConstTensor gathered = gather(pass, hidden, chunk);
-    decode(pass, transform(pass, gathered, chunk), chunk.padded, logits_);
+    decode(pass, transform(pass, gathered, chunk), chunk.padded, logits_, stride);
     show(pass, logits_site, logits_, V, chunk);
-    cross_entropy(pass, chunk, loss_sum, false);
+    cross_entropy(pass, chunk, stride, loss_sum, false);
   }
 }
 
@@ -119,8 +120,8 @@ void Head::forward_backward(const Pass& pass, ConstTensor hidden, double* loss_s
   for (Chunk chunk = chunk_at(0, N); chunk.count > 0; chunk = chunk_at(chunk.begin + chunk.count, N)) {
     const ConstTensor gathered = gather(pass, hidden, chunk);
     const ConstTensor transformed = transform(pass, gathered, chunk);
-    decode(pass, transformed, chunk.padded, logits_);
-    cross_entropy(pass, chunk, loss_sum, true);
+    decode(pass, transformed, chunk.padded, logits_, logit_stride());
+    cross_entropy(pass, chunk, logit_stride(), loss_sum, true);
     chunk_backward(pass, gathered, transformed, chunk, d_rows.at(chunk.begin * C));
   }
 }
@@ -129,7 +130,7 @@ void Head::forward_backward(const Pass& pass, ConstTensor hidden, double* loss_s
 void Head::chunk_backward(const Pass& pass, ConstTensor gathered, ConstTensor transformed, const Chunk& chunk,
                           Tensor d_rows) const {
   const Tensor d = projection ? d_transformed_ : d_rows;  // (chunk, E)
-  linear_backward(pass.device, decoder, chunk.padded, transformed, logits_, {d});
+  linear_backward(pass.device, decoder, chunk.padded, transformed, logits_, {d}, logit_stride());
   if (!projection) return;
   if (norm) {
     LayerNormBackward op;
@@ -167,7 +168,7 @@ void Head::all_logits(const Pass& pass, ConstTensor hidden, void* host_out) cons
   for (std::int64_t begin = 0; begin < pass.rows(); begin += block) {
     const std::int64_t rows = std::min(block, pass.rows() - begin);
     const Chunk chunk{begin, rows, rows};
-    decode(pass, transform(pass, hidden.at(begin * C), chunk), rows, logits);
+    decode(pass, transform(pass, hidden.at(begin * C), chunk), rows, logits, V);
     pass.device.copy_out(static_cast<char*>(host_out) + static_cast<std::size_t>(begin) * row_bytes, logits.data,
                          static_cast<std::size_t>(rows) * row_bytes);
   }

@@ -16,9 +16,9 @@ namespace outeffhop {
 /// of the products repeat from batch to batch; the padding rows get no loss and no gradient. No label is dropped.
 class Head {
  public:
-  static constexpr std::int64_t kBucket = 64;               ///< rows
-  static constexpr std::int64_t kProductRows = 512;         ///< rows that large products take without a remainder
-  static constexpr std::int64_t kLogitBytes = 128ll << 20;  ///< logits of a chunk take at most this, or one bucket
+  static constexpr std::int64_t kBucket = 64;        ///< rows
+  static constexpr std::int64_t kProductRows = 512;  ///< rows that large products take without a remainder
+  static constexpr std::int64_t kRowElements = 64;   ///< rows of logits begin at multiples of this
 
   std::int64_t C = 0, E = 0, V = 0;
   std::optional<LinearLayer> projection;  ///< (E, C)
@@ -31,7 +31,8 @@ class Head {
   /// Rows that `count` labels take in a d_rows tensor.
   static std::int64_t padded_rows(std::int64_t count) { return (count + kBucket - 1) / kBucket * kBucket; }
 
-  void plan(Arena& workspace, const Capacity& capacity);
+  /// Logits of a chunk take at most `logit_bytes`, or one bucket.
+  void plan(Arena& workspace, const Capacity& capacity, std::int64_t logit_bytes);
 
   /// Adds the cross-entropies of pass.batch's labels to *loss_sum. hidden (B, T, C).
   void forward(const Pass& pass, ConstTensor hidden, double* loss_sum) const;
@@ -51,18 +52,21 @@ class Head {
   Chunk chunk_at(std::int64_t begin, std::int64_t total) const;  ///< empty at the end
   ConstTensor gather(const Pass& pass, ConstTensor hidden, const Chunk& chunk) const;
   ConstTensor transform(const Pass& pass, ConstTensor rows, const Chunk& chunk) const;
-  void decode(const Pass& pass, ConstTensor transformed, std::int64_t rows, Tensor logits) const;
-  void cross_entropy(const Pass& pass, const Chunk& chunk, double* loss_sum, bool write_gradient) const;
+  void decode(const Pass& pass, ConstTensor transformed, std::int64_t rows, Tensor logits, std::int64_t stride) const;
+  void cross_entropy(const Pass& pass, const Chunk& chunk, std::int64_t stride, double* loss_sum, bool write_gradient) const;
   void chunk_backward(const Pass& pass, ConstTensor gathered, ConstTensor transformed, const Chunk& chunk,
                       Tensor d_rows) const;
   void show(const Pass& pass, std::size_t site, Tensor data, std::int64_t channels, const Chunk& chunk) const;
+
+  /// Products are fast where the rows of all matrices begin at multiples of 16 bytes, which those of V elements may not.
+  std::int64_t logit_stride() const { return (V + kRowElements - 1) / kRowElements * kRowElements; }
 
   std::int64_t chunk_rows_ = 0;  ///< of the storage dtype's logits
   Tensor gathered_;              ///< (chunk, C)
   Tensor pre_, post_;            ///< (chunk, E) around the activation; post_ is the projection's output
   Tensor normed_;                ///< (chunk, E)
   Tensor mean_, rstd_;           ///< (chunk)
-  Tensor logits_;                ///< (chunk, V), then their gradient
+  Tensor logits_;                ///< (chunk, V), a row every logit_stride(), then their gradient
   Tensor d_transformed_;         ///< (chunk, E)
 };
 

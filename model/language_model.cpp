@@ -21,7 +21,7 @@ void LanguageModel::plan(Arena& activations, Arena& workspace) {
   const Capacity most = capacity();
   const std::int64_t rows = most.rows(), C = config_.hidden_size;
   plan_body(activations, workspace);
-  head_.plan(workspace, most);
+  head_.plan(workspace, most, static_cast<std::int64_t>(device_.logit_bytes()));
 
   const std::int64_t score_row = most.B * config_.num_attention_heads * most.T;  // one query row in every head
   const auto score_size = static_cast<std::int64_t>(size_of(unrounded(most.dtype)));

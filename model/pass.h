@@ -71,8 +71,9 @@ struct Pass {
 };
 
 /// out = activation(x weight^T + bias) over `rows` rows; what the activation was applied to goes to `pre` unless that is null.
+/// Rows of out begin every `out_stride` elements, or lie end to end.
 inline void linear_forward(Device& device, const LinearLayer& layer, std::int64_t rows, ConstTensor x, Tensor out,
-                           Activation activation = Activation::none, Tensor pre = {}) {
+                           Activation activation = Activation::none, Tensor pre = {}, std::int64_t out_stride = 0) {
   LinearForward op;
   op.rows = rows;
   op.in = layer.in;
@@ -83,6 +84,7 @@ inline void linear_forward(Device& device, const LinearLayer& layer, std::int64_
   op.activation = activation;
   op.pre = pre;
   op.out = out;
+  op.out_stride = out_stride;
   device.run(op);
 }
 
@@ -92,14 +94,16 @@ struct InputGradient {
   bool accumulate = false;
 };
 
-/// Gradients of the layer's parameters accumulate; that of x goes where `d_x` says.
+/// Gradients of the layer's parameters accumulate; that of x goes where `d_x` says. Rows of d_out begin every `d_out_stride`
+/// elements, or lie end to end.
 inline void linear_backward(Device& device, const LinearLayer& layer, std::int64_t rows, ConstTensor x, ConstTensor d_out,
-                            InputGradient d_x) {
+                            InputGradient d_x, std::int64_t d_out_stride = 0) {
   LinearBackward op;
   op.rows = rows;
   op.in = layer.in;
   op.out_features = layer.out;
   op.d_out = d_out;
+  op.d_out_stride = d_out_stride;
   op.x = x;
   op.weight = layer.weight.value;
   op.d_x = d_x.tensor;

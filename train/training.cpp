@@ -81,7 +81,7 @@ Config resolved(Config config, const ShardMetadata& metadata) {
 /// A run keeps two moments and copies of all three for the checkpoint. A dry run may plan for another machine, and a GPU
 /// refuses by itself what does not fit.
 std::unique_ptr<Device> device_of_run(const TrainOptions& options, const Config& config) {
-  if (options.dry_run) return make_planning_device();
+  if (options.dry_run) return make_planning_device(device_options(options, config));
   if (options.device != "cuda") require_memory(config.model, model_options(config), 2 + 3);
   return make_device(device_options(options, config));
 }

@@ -6,6 +6,7 @@
 #include "kernels/cpu/dispatch.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/simd/tables.h"
+#include "kernels/linear_strides.h"
 
 namespace outeffhop::cpu {
 
@@ -46,6 +47,7 @@ void linear_forward(int threads, ProductEngine& products, Scratch& scratch, cons
   product.b_transposed = true;
   product.bias = op.bias;
   product.c = op.pre ? op.pre : op.out;
+  product.c_stride = out_stride(op);
   if (op.activation == Activation::none && !op.pre && !op.max_abs) {
     products.run(product);
     return;
@@ -85,6 +87,7 @@ void linear_backward(int threads, ProductEngine& products, const LinearBackward&
   require_storage(op.d_out.dtype, name);
   require_same(DType::f32, op.d_weight, name, "d_weight");
   require_same(DType::f32, op.d_bias, name, "d_bias");
+  const std::int64_t stride = d_out_stride(op);
   if (op.d_x) {
     require_storage(op.weight.dtype, name);
     require_storage(op.d_x.dtype, name);
@@ -92,6 +95,7 @@ void linear_backward(int threads, ProductEngine& products, const LinearBackward&
                   .N = op.in,
                   .K = op.out_features,
                   .a = op.d_out,
+                  .a_stride = stride,
                   .b = op.weight,
                   .bias = {},
                   .c = op.d_x,
@@ -105,7 +109,7 @@ void linear_backward(int threads, ProductEngine& products, const LinearBackward&
                     .K = op.rows,
                     .a = op.d_out.at(begin),
                     .a_transposed = true,
-                    .a_stride = op.out_features,
+                    .a_stride = stride,
                     .b = op.x,
                     .bias = {},
                     .c = op.d_weight.at(begin * op.in),
@@ -115,7 +119,7 @@ void linear_backward(int threads, ProductEngine& products, const LinearBackward&
     const auto& table = activation_table();
     // Members own columns, so that the order of additions does not depend on the team.
     parallel_ranges(threads, op.out_features, 64, [&](std::int64_t begin, std::int64_t end, int) {
-      table.add_column_sums(op.d_out, op.rows, op.out_features, begin, end, static_cast<float*>(op.d_bias.data));
+      table.add_column_sums(op.d_out, op.rows, stride, begin, end, static_cast<float*>(op.d_bias.data));
     });
   }
 }

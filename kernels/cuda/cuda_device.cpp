@@ -34,6 +34,8 @@ class CudaDevice final : public Device {
                        static_cast<double>(properties_.totalGlobalMem) * 1e-9);
   }
 
+  std::size_t logit_bytes() const override { return kGpuLogitBytes; }
+
   void* allocate(std::size_t bytes) override {
     void* data = nullptr;
     if (const cudaError_t status = cudaMalloc(&data, bytes); status != cudaSuccess) {

@@ -19,6 +19,7 @@
 #include "kernels/cuda/linear_engine.h"
 #include "kernels/cuda/linear_kernels.h"
 #include "kernels/cuda/storage.h"
+#include "kernels/linear_strides.h"
 
 namespace outeffhop::cuda {
 namespace {
@@ -33,7 +34,7 @@ void require_unquantised(const Operand& operand, const char* name) {
 void run_with_bias(const Context& context, LinearEngine& engine, Product product) {
   if (engine.try_run(context.stream, product)) return;
   if (product.bias) {
-    spread_bias(context, product.bias, product.out, product.M, product.N);
+    spread_bias(context, product.bias, product.out, product.M, product.N, product.out_stride);
     product.bias = {};
     product.accumulate = true;
   }
@@ -55,6 +56,7 @@ void linear_forward(const Context& context, LinearEngine& engine, const LinearFo
                     .b = op.weight,
                     .b_transposed = true,
                     .out = op.out,
+                    .out_stride = out_stride(op),
                     .bias = op.bias,
                     .activation = op.activation,
                     .pre = op.pre};
@@ -73,12 +75,14 @@ void linear_forward(const Context& context, LinearEngine& engine, const LinearFo
 void linear_backward(const Context& context, LinearEngine& engine, const LinearBackward& op) {
   require_same(DType::f32, op.d_weight, "linear backward", "d_weight");
   require_same(DType::f32, op.d_bias, "linear backward", "d_bias");
+  const std::int64_t stride = d_out_stride(op);
   if (op.rows * op.out_features == 0) return;
   if (op.d_x)
     engine.run(context.stream, {.M = op.rows,
                                 .N = op.in,
                                 .K = op.out_features,
                                 .a = op.d_out,
+                                .a_stride = stride,
                                 .b = op.weight,
                                 .out = op.d_x,
                                 .accumulate = op.accumulate_d_x});
@@ -88,10 +92,11 @@ void linear_backward(const Context& context, LinearEngine& engine, const LinearB
                                 .K = op.rows,
                                 .a = op.d_out,
                                 .a_transposed = true,
+                                .a_stride = stride,
                                 .b = op.x,
                                 .out = op.d_weight,
                                 .accumulate = true});
-  if (op.d_bias) bias_gradient(context, op.d_out, static_cast<float*>(op.d_bias.data), op.rows, op.out_features);
+  if (op.d_bias) bias_gradient(context, op.d_out, static_cast<float*>(op.d_bias.data), op.rows, op.out_features, stride);
 }
 
 }  // namespace outeffhop::cuda

@@ -38,6 +38,11 @@ constexpr std::int64_t kAuxElements = 8;  // an auxiliary matrix's leading dimen
 
 bool is_aligned(const void* data, std::uintptr_t bytes) { return reinterpret_cast<std::uintptr_t>(data) % bytes == 0; }
 
+std::int64_t a_stride(const Product& product) {
+  return product.a_stride ? product.a_stride : product.a_transposed ? product.M : product.K;
+}
+std::int64_t out_stride(const Product& product) { return product.out_stride ? product.out_stride : product.N; }
+
 /// What cuBLASLt calls the product's bias, activation and pre; none where it cannot do them all. It has no erf form of GELU,
 /// and how exact its tanh form is nobody promises: enough for a result in bf16.
 std::optional<std::uint32_t> epilogue_of(const Product& product) {
@@ -58,7 +63,7 @@ std::optional<std::uint32_t> epilogue_of(const Product& product) {
       if (product.out.dtype != DType::bf16) return {};
       epilogue |= CUBLASLT_EPILOGUE_GELU;
       if (product.pre) {
-        if (product.N % kAuxElements != 0 || !is_aligned(product.pre.data, kEpilogueAlignment)) return {};
+        if (out_stride(product) % kAuxElements != 0 || !is_aligned(product.pre.data, kEpilogueAlignment)) return {};
         epilogue |= kAuxBit;
       }
       break;
@@ -78,10 +83,9 @@ std::uint32_t alignment_of(const void* data) {
   return alignment;
 }
 
-/// All that the choice of an algorithm depends on. Leading dimensions follow from the sizes; whether the product is
-/// accumulated, cuBLASLt does not ask.
+/// All that the choice of an algorithm depends on. Whether the product is accumulated, cuBLASLt does not ask.
 struct Key {
-  std::int64_t M, N, K;
+  std::int64_t M, N, K, a_stride, out_stride;
   DType operands, out;
   bool a_transposed, b_transposed;
   std::uint32_t epilogue;
@@ -107,10 +111,10 @@ void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttribut
 }
 
 /// A row-major (rows, columns) matrix is, to cuBLASLt, a column-major one of `columns` rows.
-Layout layout_of(DType dtype, std::int64_t rows, std::int64_t columns) {
+Layout layout_of(DType dtype, std::int64_t rows, std::int64_t columns, std::int64_t stride) {
   cublasLtMatrixLayout_t layout = nullptr;
   OUTEFFHOP_CUBLASLT(cublasLtMatrixLayoutCreate(&layout, type_of(dtype), static_cast<std::uint64_t>(columns),
-                                                static_cast<std::uint64_t>(rows), columns));
+                                                static_cast<std::uint64_t>(rows), stride));
   return Layout(layout);
 }
 
@@ -142,6 +146,8 @@ class LinearEngine::Plans {
     const Key key{product.M,
                   product.N,
                   product.K,
+                  a_stride(product),
+                  out_stride(product),
                   product.a.dtype,
                   product.out.dtype,
                   product.a_transposed,
@@ -177,14 +183,15 @@ class LinearEngine::Plans {
     set(description, CUBLASLT_MATMUL_DESC_TRANSB, std::int32_t{key.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N});
     set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue);
     if (key.epilogue & kBiasBit) set(description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, std::int32_t{type_of(key.out)});
-    if (key.epilogue & kAuxBit) set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, key.N);
+    if (key.epilogue & kAuxBit) set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, key.out_stride);
     // The search takes what later pointers are aligned to from the ones it is shown, and null for every alignment.
     const void* const least_aligned = reinterpret_cast<const void*>(kEpilogueAlignment);
     if (key.epilogue & kBiasBit) set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, least_aligned);
     if (key.epilogue & kAuxBit) set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, least_aligned);
-    plan.a = key.a_transposed ? layout_of(key.operands, key.K, key.M) : layout_of(key.operands, key.M, key.K);
-    plan.b = key.b_transposed ? layout_of(key.operands, key.N, key.K) : layout_of(key.operands, key.K, key.N);
-    plan.out = layout_of(key.out, key.M, key.N);
+    plan.a = key.a_transposed ? layout_of(key.operands, key.K, key.M, key.a_stride)
+                              : layout_of(key.operands, key.M, key.K, key.a_stride);
+    plan.b = key.b_transposed ? layout_of(key.operands, key.N, key.K, key.K) : layout_of(key.operands, key.K, key.N, key.N);
+    plan.out = layout_of(key.out, key.M, key.N, key.out_stride);
 
     cublasLtMatmulPreference_t made = nullptr;
     OUTEFFHOP_CUBLASLT(cublasLtMatmulPreferenceCreate(&made));

@@ -10,15 +10,17 @@
 
 namespace outeffhop::cuda {
 
-/// pre = a b + bias, or pre = out + a b;  out = activation(pre). Dense row-major matrices, of fp32 with an fp32 result, or
-/// of bf16 with a bf16 or fp32 result; sums are made in fp32 (never in TF32) and rounded once.
+/// pre = a b + bias, or pre = out + a b;  out = activation(pre). Row-major matrices, of fp32 with an fp32 result, or of bf16
+/// with a bf16 or fp32 result; sums are made in fp32 (never in TF32) and rounded once.
 struct Product {
   std::int64_t M = 0, N = 0, K = 0;  ///< none is 0
   ConstTensor a;                     ///< (M, K); stored (K, M) when a_transposed
   bool a_transposed = false;
+  std::int64_t a_stride = 0;  ///< elements from one stored row of a to the next; 0: they lie end to end
   ConstTensor b;  ///< (K, N); stored (N, K) when b_transposed
   bool b_transposed = false;
-  Tensor out;               ///< (M, N)
+  Tensor out;                   ///< (M, N)
+  std::int64_t out_stride = 0;  ///< of out and pre: elements from one row to the next; 0: N
   bool accumulate = false;  ///< without bias and activation
   ConstTensor bias = {};    ///< (N) or null
   Activation activation = Activation::none;

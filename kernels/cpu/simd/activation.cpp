@@ -138,29 +138,29 @@ void backward_range(const ActivationBackward& op, std::int64_t begin, std::int64
 }
 
 template <class S>
-void column_sums(const void* data, std::int64_t rows, std::int64_t columns, std::int64_t begin, std::int64_t end, float* to) {
+void column_sums(const void* data, std::int64_t rows, std::int64_t stride, std::int64_t begin, std::int64_t end, float* to) {
   const S* x = static_cast<const S*>(data);
   // Eight rows are added up before they join the running sum: an eighth of its traffic, and of its rounding errors.
   constexpr std::int64_t kGroup = 8;
   std::int64_t r = 0;
   for (; r + kGroup <= rows; r += kGroup) {
     for_vectors(begin, end, [&](std::int64_t c, auto extent) OUTEFFHOP_BODY {
-      const S* p = x + r * columns + c;
-      const vf a = (load(p, extent) + load(p + columns, extent)) + (load(p + 2 * columns, extent) + load(p + 3 * columns, extent));
-      p += 4 * columns;
-      const vf b = (load(p, extent) + load(p + columns, extent)) + (load(p + 2 * columns, extent) + load(p + 3 * columns, extent));
+      const S* p = x + r * stride + c;
+      const vf a = (load(p, extent) + load(p + stride, extent)) + (load(p + 2 * stride, extent) + load(p + 3 * stride, extent));
+      p += 4 * stride;
+      const vf b = (load(p, extent) + load(p + stride, extent)) + (load(p + 2 * stride, extent) + load(p + 3 * stride, extent));
       store(to + c, load(to + c, extent) + (a + b), extent);
     });
   }
   for (; r < rows; ++r)
     for_vectors(begin, end, [&](std::int64_t c, auto extent) OUTEFFHOP_BODY {
-      store(to + c, load(to + c, extent) + load(x + r * columns + c, extent), extent);
+      store(to + c, load(to + c, extent) + load(x + r * stride + c, extent), extent);
     });
 }
 
-void add_column_sums(const ConstTensor& x, std::int64_t rows, std::int64_t columns, std::int64_t begin, std::int64_t end,
+void add_column_sums(const ConstTensor& x, std::int64_t rows, std::int64_t stride, std::int64_t begin, std::int64_t end,
                      float* to) {
-  OUTEFFHOP_FOR_STORAGE(x.dtype, column_sums<S>(x.data, rows, columns, begin, end, to));
+  OUTEFFHOP_FOR_STORAGE(x.dtype, column_sums<S>(x.data, rows, stride, begin, end, to));
 }
 
 }  // namespace

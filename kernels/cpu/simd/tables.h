@@ -33,8 +33,8 @@ struct ActivationTable {
   std::int32_t (*forward)(Activation activation, const ConstTensor& x, const Tensor& pre, const Tensor& out,
                           std::int64_t begin, std::int64_t end);
   void (*backward)(const ActivationBackward& op, std::int64_t begin, std::int64_t end);
-  /// to[c] += sum over all rows of x (rows, columns), for columns [begin, end).
-  void (*add_column_sums)(const ConstTensor& x, std::int64_t rows, std::int64_t columns, std::int64_t begin, std::int64_t end,
+  /// to[c] += sum over all rows of x, which begin every `stride` elements, for columns [begin, end).
+  void (*add_column_sums)(const ConstTensor& x, std::int64_t rows, std::int64_t stride, std::int64_t begin, std::int64_t end,
                           float* to);
 };
 
