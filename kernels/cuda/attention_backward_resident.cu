@@ -270,7 +270,7 @@ __global__ __launch_bounds__(warps* kWarp) void attention_backward_resident_kern
         // Of the warps that had something to do.
         const int begin = max(span.begin - first_key, 0) / kMmaK * kMmaK;
         const int end = span.begin < span.end ? min(span.end - first_key, P::kKeys) : 0;
-#pragma unroll 1
+#pragma unroll 2
         for (int key = begin; key < end; key += kMmaK) {
           FragmentA left[P::kM];
 #pragma unroll

@@ -52,7 +52,7 @@ __device__ __forceinline__ void multiply(FragmentC (&out)[m][n], const Tile<D, a
                                          const Tile<D, b_rows>& b, int b_row) {
 #pragma unroll
   for (int i = 0; i < m * n; ++i) out[i / n][i % n] = {};
-#pragma unroll 1  // unrolled, loads are moved far ahead and registers run out
+#pragma unroll 2  // the loads of two steps are under way together; with those of four, registers run out
   for (int step = 0; step < D / kMmaK; ++step) {
     std::uint32_t pairs[n / 2][4];
 #pragma unroll
