@@ -28,11 +28,11 @@ __device__ __forceinline__ Span span_of(const AttentionProblem& p, int b, std::i
   return {static_cast<int>(keys.begin), static_cast<int>(max(keys.begin, keys.end))};
 }
 
-/// What `queries` queries from `first` on see; beyond the last query, what that one sees.
+/// What `queries` queries from `first` on see; beyond the last query, what that one sees. By as many threads or more.
 template <int queries>
-__device__ __forceinline__ void fill_spans(const SharedArray<Span>& spans, const AttentionProblem& p, int b, int first) {
-  const int row = static_cast<int>(threadIdx.x);
-  if (row < queries) spans[row] = span_of(p, b, min(std::int64_t{first} + row, p.Tq - 1));
+__device__ __forceinline__ void fill_spans(const SharedArray<Span>& spans, const AttentionProblem& p, int b, int first,
+                                           int thread = static_cast<int>(threadIdx.x)) {
+  if (thread < queries) spans[thread] = span_of(p, b, min(std::int64_t{first} + thread, p.Tq - 1));
 }
 
 /// For each step and, within it, each of `count` fragments in turn: load(fragments, step, i) and use(fragments, step, i),
@@ -96,8 +96,49 @@ class Queries {
     }
   }
 
-  /// Whether some query sees one of `count` keys from `key` on.
-  __device__ __forceinline__ bool see(int key, int count) const { return some_.begin < key + count && key < some_.end; }
+  /// Attends to the keys from `key` on, which a tile has, `slice` of them at a time. All warps of the block call wait()
+  /// after their first scores and before the first values are read.
+  template <int slice, int rows, class Wait>
+  __device__ __forceinline__ void attend(int key, const Tile<D, rows>& keys, const Tile<D, rows>& values, Wait wait) {
+    static_assert(slice % 32 == 0);  // a Philox block has columns of as many
+#pragma unroll 1
+    for (int row = 0; row < rows; row += slice) {
+      const bool see = some_.begin < key + row + slice && key + row < some_.end;
+      Scores<slice / kMmaN> scores;
+      if (see)
+        score(scores, key + row, keys, row);
+      else
+        clear(scores);  // or they would be moved from one turn to the next
+      if (row == 0) wait();
+      if (see) add(scores, key + row, values, row);
+    }
+  }
+
+  /// Writes the outputs of head h from query `first` on, through the rows of the tile that the queries came from.
+  template <int rows>
+  __device__ __forceinline__ void store(const Heads<bf16>& o, float* lse, int b, int h, int first,
+                                        const Tile<D, rows>& tile) const {
+    __syncwarp();  // other lanes have read what is written here
+#pragma unroll
+    for (int block = 0; block < blocks; ++block) {
+      float factor[2];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float sum = sum_[block][r];
+        sum += __shfl_xor_sync(kFullMask, sum, 1);
+        sum += __shfl_xor_sync(kFullMask, sum, 2);
+        const bool empty = sum == 0.0f;  // the ordinary softmax of no key
+        factor[r] = empty ? 0.0f : p_.dropout.scale / sum;
+        const std::int64_t i = first + block * kMmaM + lane() / 4 + 8 * r;
+        if (lse && lane() % 4 == 0 && i < p_.Tq)
+          lse[(b * p_.H + h) * p_.Tq + i] = empty ? 0.0f : (base_[block][r] + log2f(sum)) * kLn2;
+      }
+      store_rows(o, b, h, first + block * kMmaM, p_.Tq, output_[block], factor, tile, row_ + block * kMmaM);
+    }
+  }
+
+ private:
+  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
 
   template <int columns>
   static __device__ __forceinline__ void clear(Scores<columns>& scores) {
@@ -144,32 +185,6 @@ class Queries {
           }
         });
   }
-
-  /// Writes the outputs of head h from query `first` on, through the rows of the tile that the queries came from.
-  template <int rows>
-  __device__ __forceinline__ void store(const Heads<bf16>& o, float* lse, int b, int h, int first,
-                                        const Tile<D, rows>& tile) const {
-    __syncwarp();  // other lanes have read what is written here
-#pragma unroll
-    for (int block = 0; block < blocks; ++block) {
-      float factor[2];
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        float sum = sum_[block][r];
-        sum += __shfl_xor_sync(kFullMask, sum, 1);
-        sum += __shfl_xor_sync(kFullMask, sum, 2);
-        const bool empty = sum == 0.0f;  // the ordinary softmax of no key
-        factor[r] = empty ? 0.0f : p_.dropout.scale / sum;
-        const std::int64_t i = first + block * kMmaM + lane() / 4 + 8 * r;
-        if (lse && lane() % 4 == 0 && i < p_.Tq)
-          lse[(b * p_.H + h) * p_.Tq + i] = empty ? 0.0f : (base_[block][r] + log2f(sum)) * kLn2;
-      }
-      store_rows(o, b, h, first + block * kMmaM, p_.Tq, output_[block], factor, tile, row_ + block * kMmaM);
-    }
-  }
-
- private:
-  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
 
   template <int columns>
   __device__ __forceinline__ void mask(Scores<columns>& scores, int key) const {

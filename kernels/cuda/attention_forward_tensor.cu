@@ -31,6 +31,7 @@ __global__ __launch_bounds__(shape.threads(),
   const QueryTile query_tile(0);
   const auto key_tile = [](int buffer) { return KeyTile(QueryTile::kBytes + 2 * buffer * KeyTile::kBytes); };
   const auto value_tile = [](int buffer) { return KeyTile(QueryTile::kBytes + (2 * buffer + 1) * KeyTile::kBytes); };
+  const auto spans = shared_array<Span>(QueryTile::kBytes + 4 * KeyTile::kBytes, kQueries);
 
   const int blocks_a_head = static_cast<int>((p.Tq + kQueries - 1) / kQueries), H = static_cast<int>(p.H);
   const int head = static_cast<int>(blockIdx.x) / blocks_a_head, h = head % H, b = head / H;
@@ -50,8 +51,6 @@ __global__ __launch_bounds__(shape.threads(),
   commit_copies();
   if (tiles > 0) copy(value_tile(0), v, 0);
   commit_copies();
-
-  const auto spans = shared_array<Span>(QueryTile::kBytes + 4 * KeyTile::kBytes, kQueries);
   fill_spans<kQueries>(spans, p, b, first_query);
   wait_for_copies<1>();
   __syncthreads();
@@ -69,43 +68,33 @@ __global__ __launch_bounds__(shape.threads(),
       copy(value_tile(1 - buffer), v, tile + 1);
     }
     commit_copies();
-#pragma unroll 1
-    for (int row = 0; row < shape.tile; row += shape.slice) {
-      const int key = (first_tile + tile) * shape.tile + row;
-      const bool see = queries.see(key, shape.slice);
-      FragmentC scores[shape.row_blocks][shape.slice / kMmaN];
-      if (see)
-        queries.score(scores, key, key_tile(buffer), row);
-      else
-        queries.clear(scores);  // or they would be moved from one turn to the next
-      if (tile == 0 && row == 0) {
-        wait_for_copies<1>();
-        __syncthreads();
-      }
-      if (see) queries.add(scores, key, value_tile(buffer), row);
-    }
+    queries.template attend<shape.slice>((first_tile + tile) * shape.tile, key_tile(buffer), value_tile(buffer), [&] {
+      if (tile > 0) return;
+      wait_for_copies<1>();
+      __syncthreads();
+    });
   }
   wait_for_copies<0>();
   queries.store(o, lse, b, h, first_query + warp_row, query_tile);
 }
 
-/// Whether some entry from `at` on is of this head size and fits: runs the first.
+/// Whether some entry from `at` on serves: runs the first.
 template <int at>
 bool run(const Context& context, const AttentionForward& op) {
-  if constexpr (at < static_cast<int>(std::size(kForwardTiles))) {
+  if constexpr (at == static_cast<int>(std::size(kForwardTiles))) {
+    return false;
+  } else {
     constexpr ForwardTile shape = kForwardTiles[at];
     const AttentionProblem& p = op.problem;
-    if (p.D != shape.head_size || context.shared_bytes < shape.shared_bytes()) return run<at + 1>(context, op);
+    if (p.D != shape.head_size || context.shared_bytes < shape.shared_bytes(2)) return run<at + 1>(context, op);
     launch({.kernel = "attention_forward_tensor",
             .grid = blocks_for(p.Tq, shape.queries()) * static_cast<unsigned>(p.B * p.H),
             .block = shape.threads(),
-            .shared_bytes = shape.shared_bytes(),
+            .shared_bytes = shape.shared_bytes(2),
             .stream = context.stream},
            p.dropout ? attention_forward_tensor_kernel<shape, true> : attention_forward_tensor_kernel<shape, false>, p,
            heads<bf16>(op.q), heads<bf16>(op.k), heads<bf16>(op.v), heads<bf16>(op.o), static_cast<float*>(op.lse.data));
     return true;
-  } else {
-    return false;
   }
 }
 
@@ -115,7 +104,7 @@ bool attention_forward_tensor(const Context& context, const AttentionForward& op
   if (op.q.dtype != DType::bf16) return false;
   for (const ConstHeadView& view : {op.q, op.k, op.v, ConstHeadView(op.o)})
     if (!vectors_aligned(view)) return false;
-  return run<0>(context, op);
+  return attention_forward_resident(context, op) || run<0>(context, op);
 }
 
 }  // namespace outeffhop::cuda

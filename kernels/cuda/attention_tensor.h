@@ -13,6 +13,8 @@ namespace outeffhop::cuda {
 /// backward, heads of 128 channels, whose sums do not fit into registers, and gradients that are absent, accumulated into,
 /// or shared by the batch.
 bool attention_forward_tensor(const Context& context, const AttentionForward& op);
+/// What attention_forward_tensor hands to the kernel that keeps all keys and values of a head in shared memory.
+bool attention_forward_resident(const Context& context, const AttentionForward& op);
 /// `output_dot`: (B, H, Tq), D_i = do_i . o_i.
 bool attention_backward_tensor(const Context& context, const AttentionBackward& op, const float* output_dot);
 

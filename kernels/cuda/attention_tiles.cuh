@@ -77,12 +77,13 @@ class Tile {
 };
 
 /// Begins to copy rows [first, first + rows) of one head, by `threads` threads; those outside of [begin, end), which is not
-/// empty, become 0.
+/// empty, become 0. `thread` is one's number among them.
 template <int threads, int D, int rows>
 __device__ __forceinline__ void copy_tile(const Tile<D, rows>& to, const Heads<const bf16>& from, std::int64_t b,
-                                          std::int64_t h, std::int64_t first, std::int64_t begin, std::int64_t end) {
+                                          std::int64_t h, std::int64_t first, std::int64_t begin, std::int64_t end,
+                                          int thread = static_cast<int>(threadIdx.x)) {
   constexpr int kChunks = D / kVector, kRowsAtOnce = threads / kChunks;
-  const int thread = static_cast<int>(threadIdx.x), channel = thread % kChunks * kVector;
+  const int channel = thread % kChunks * kVector;
   const int low = static_cast<int>(begin - first), high = static_cast<int>(end - first);
   if (thread >= kRowsAtOnce * kChunks) return;
   int row = thread / kChunks;
@@ -175,7 +176,7 @@ __device__ __forceinline__ void store_rows(const Heads<bf16>& to, std::int64_t b
                     ptx::bf16_pair(out[column].at[2 * r] * factor[r], out[column].at[2 * r + 1] * factor[r]));
   }
   __syncwarp();
-#pragma unroll
+#pragma unroll 1
   for (int number = lane; number < kMmaM * kChunks; number += kWarp) {
     const int i = number / kChunks, channel = number % kChunks * kVector;
     if (first + i < end) *reinterpret_cast<Words*>(to.at(b, first + i, h) + channel) = tile.words(row + i, channel);

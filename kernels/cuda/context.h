@@ -34,6 +34,7 @@ struct Context {
   cudaStream_t stream = nullptr;
   Workspace& workspace;
   std::size_t shared_bytes = 48 * 1024;  ///< of shared memory that a block can have
+  int multiprocessors = 1;  ///< to choose among kernels of the same results by; no sum's order may depend on it
 };
 
 }  // namespace outeffhop::cuda

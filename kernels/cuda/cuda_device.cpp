@@ -22,6 +22,7 @@ class CudaDevice final : public Device {
            "device \"cuda\" needs a GPU of compute capability 8.0 or newer, and {} has {}.{}: train on the CPU (--device cpu)",
            properties_.name, properties_.major, properties_.minor);
     context_.shared_bytes = properties_.sharedMemPerBlockOptin;
+    context_.multiprocessors = properties_.multiProcessorCount;
     linear_.emplace();
     // The last, as nothing destroys it when this constructor throws.
     OUTEFFHOP_CUDA(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking));

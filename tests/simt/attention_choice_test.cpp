@@ -1,11 +1,15 @@
 // Which kernels serve attention on CUDA: those on tensor cores wherever they can.
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
 #include "kernels/cuda/attention_resident.h"
+#include "kernels/cuda/attention_tile_table.h"
+#include "kernels/cuda/cuda_device.h"
 #include "kernels/device.h"
 #include "tests/simt/machine.h"
 
@@ -24,22 +28,23 @@ struct Launched {
   Names forward, backward;
 };
 
-/// Runs attention of two queries and two keys with heads of `D` channels that begin `offset` elements into their memory,
-/// which has room for `tokens` of them.
+/// Runs attention of two queries and `keys` keys with H heads of `D` channels that begin `offset` elements into their
+/// memory, which has room for `tokens` of each.
 Launched run(DType dtype, std::int64_t D, std::int64_t offset = 0,
-             const std::function<void(AttentionBackward&)>& change = {}, std::int64_t tokens = 2) {
+             const std::function<void(AttentionBackward&)>& change = {}, std::int64_t tokens = 2, std::int64_t H = 1,
+             std::int64_t keys = 2) {
   Machine machine{1, std::size_t{64} << 20};
   const auto device = make_device({"cuda"});
   std::vector<Buffer> memory;
   const auto view = [&] {
-    memory.emplace_back(*device, static_cast<std::size_t>(tokens * D + offset) * size_of(dtype));
+    memory.emplace_back(*device, static_cast<std::size_t>(tokens * H * D + offset) * size_of(dtype));
     const Tensor tensor = Tensor{memory.back().data(), dtype}.at(offset);
-    return HeadView{tensor.data, dtype, tokens * D, D, D};
+    return HeadView{tensor.data, dtype, tokens * H * D, H * D, D};
   };
-  Buffer lse(*device, static_cast<std::size_t>(tokens) * sizeof(float));
+  Buffer lse(*device, static_cast<std::size_t>(tokens * H) * sizeof(float));
   AttentionForward forward;
-  forward.problem.B = forward.problem.H = 1;
-  forward.problem.Tq = forward.problem.Tk = 2;
+  forward.problem.B = 1, forward.problem.H = H;
+  forward.problem.Tq = 2, forward.problem.Tk = keys;
   forward.problem.D = D;
   forward.q = view(), forward.k = view(), forward.v = view(), forward.o = view();
   forward.lse = {lse.data(), DType::f32};
@@ -71,6 +76,78 @@ TEST_CASE("bf16 attention of the usual head sizes runs on tensor cores") {
   const Launched wide = run(DType::bf16, 128);
   CHECK(wide.forward == kForwardOnTensorCores);
   CHECK(wide.backward == kBackward);
+}
+
+TEST_CASE("attention keeps keys and values resident where they and enough heads are there to fill the device") {
+  // The executor's device has 227 KiB of shared memory a block, and four multiprocessors.
+  struct Case {
+    std::int64_t D, H, keys;
+    const char* kernel;
+  };
+  for (const Case& c : {Case{64, 4, 128, "attention_forward_tensor"}, Case{64, 4, 129, "attention_forward_resident"},
+                        Case{64, 3, 129, "attention_forward_tensor"}, Case{64, 4, 512, "attention_forward_resident"},
+                        Case{64, 4, 513, "attention_forward_tensor"}, Case{32, 4, 512, "attention_forward_resident"},
+                        Case{128, 4, 129, "attention_forward_tensor"}}) {
+    INFO("D " << c.D << ", " << c.H << " heads, " << c.keys << " keys");
+    CHECK(run(DType::bf16, c.D, 0, {}, c.keys, c.H, c.keys).forward == Names{c.kernel});
+  }
+}
+
+TEST_CASE("attention has the same bits whether keys and values are resident or not") {
+  Machine machine{1, std::size_t{64} << 20};
+  constexpr std::int64_t H = 2, T = 200, D = 64, kRow = 3 * H * D;
+  bf16* qkv = nullptr;
+  REQUIRE(cudaMalloc(reinterpret_cast<void**>(&qkv), T * kRow * sizeof(bf16)) == cudaSuccess);
+  std::mt19937 rng(7);
+  std::normal_distribution<float> normal;
+  for (std::int64_t i = 0; i < T * kRow; ++i) qkv[i] = bf16(normal(rng) * (i % kRow < H * D ? 4.0f : 1.0f));
+  for (const bool causal : {false, true}) {
+    std::vector<std::vector<float>> results;
+    for (const int multiprocessors : {1, 1000}) {
+      Floats o(T * H * D / 2), lse(T * H);
+      AttentionForward op;
+      op.problem.B = 1, op.problem.H = H, op.problem.Tq = op.problem.Tk = T, op.problem.D = D;
+      op.problem.scale = 0.125f;
+      op.problem.causal = causal;
+      const auto view = [&](int which) { return ConstHeadView(qkv + which * H * D, DType::bf16, T * kRow, kRow, D); };
+      op.q = view(0), op.k = view(1), op.v = view(2);
+      op.o = {o.data(), DType::bf16, T * H * D, H * D, D};
+      op.lse = {lse.data(), DType::f32};
+      cuda::Workspace workspace;
+      simt::take_launched();
+      cuda::attention_forward({nullptr, workspace, 227 * 1024, multiprocessors}, op);
+      CHECK(simt::take_launched() ==
+            Names{multiprocessors == 1 ? "attention_forward_resident" : "attention_forward_tensor"});
+      REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+      results.push_back(o.now());
+      results.push_back(lse.now());
+    }
+    CHECK(std::memcmp(results[0].data(), results[2].data(), results[0].size() * sizeof(float)) == 0);
+    CHECK(results[1] == results[3]);
+  }
+  cudaFree(qkv);
+}
+
+TEST_CASE("an entry of resident tiles serves where a multiprocessor holds as many blocks as it says") {
+  const auto entry = [](int tiles, std::size_t most) {
+    for (const cuda::ForwardTile& shape : cuda::kResidentTiles)
+      if (shape.head_size == 64 && shape.fits(tiles, most)) return shape.warps;
+    return 0;
+  };
+  constexpr std::size_t kH100 = 227 * 1024, kA100 = 163 * 1024, kConsumer = 99 * 1024;
+  CHECK(entry(6, kH100) == 4);  // two blocks of 384 keys
+  CHECK(entry(7, kH100) == 8);
+  CHECK(entry(8, kH100) == 8);
+  CHECK(entry(4, kA100) == 4);  // two blocks of 256 keys
+  CHECK(entry(5, kA100) == 8);
+  CHECK(entry(8, kA100) == 8);
+  CHECK(entry(3, kConsumer) == 8);
+  CHECK(entry(4, kConsumer) == 8);
+  CHECK(entry(5, kConsumer) == 0);
+  for (const cuda::ForwardTile& shape : cuda::kForwardTiles) {
+    INFO("head size " << shape.head_size);
+    CHECK(static_cast<std::size_t>(shape.shared_bytes(2)) <= kConsumer);  // every device that the program takes has a walk
+  }
 }
 
 TEST_CASE("attention that tensor cores cannot serve runs on the general kernels") {
