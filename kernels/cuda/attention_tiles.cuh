@@ -83,13 +83,22 @@ __device__ __forceinline__ void copy_tile(const Tile<D, rows>& to, const Heads<c
                                           std::int64_t h, std::int64_t first, std::int64_t begin, std::int64_t end,
                                           int thread = static_cast<int>(threadIdx.x)) {
   constexpr int kChunks = D / kVector, kRowsAtOnce = threads / kChunks;
-  const int channel = thread % kChunks * kVector;
-  const int low = static_cast<int>(begin - first), high = static_cast<int>(end - first);
+  // Unrolled, where each row's place is the same distance from the last: otherwise all their addresses are kept in
+  // registers.
+  constexpr int kUnrolled = kRowsAtOnce % Swizzle<D>::kBanks == 0 ? rows / kRowsAtOnce : 1;
   if (thread >= kRowsAtOnce * kChunks) return;
-  int row = thread / kChunks;
-  const bf16* source = from.at(b, first + row, h) + channel;
-#pragma unroll 1  // unrolled, it keeps the addresses of all rows in registers
-  for (; row < rows; row += kRowsAtOnce, source += kRowsAtOnce * from.row_stride) {
+  const int low = static_cast<int>(begin - first), high = static_cast<int>(end - first);
+  const int first_row = thread / kChunks, channel = thread % kChunks * kVector;
+  const bf16* source = from.at(b, first + first_row, h) + channel;
+  if (low <= 0 && rows <= high) {
+#pragma unroll kUnrolled
+    for (int row = 0; row < rows; row += kRowsAtOnce, source += kRowsAtOnce * from.row_stride)
+      if (rows % kRowsAtOnce == 0 || first_row + row < rows)
+        copy_async_16(kUnrolled > 1 ? to.address_in(row, first_row, channel) : to.address(first_row + row, channel), source);
+    return;
+  }
+#pragma unroll 1
+  for (int row = first_row; row < rows; row += kRowsAtOnce, source += kRowsAtOnce * from.row_stride) {
     const bool inside = low <= row && row < high;
     copy_async_16(to.address(row, channel), inside ? source : from.data, inside ? 16 : 0);
   }
@@ -167,7 +176,8 @@ __device__ __forceinline__ void store_rows(const Heads<bf16>& to, std::int64_t b
                                            std::int64_t end, const FragmentC (&out)[D / kMmaN], const float (&factor)[2],
                                            const Tile<D, rows>& tile, int row) {
   constexpr int kChunks = D / kVector;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  // From another lane, though it is this one's: a loop around this would keep addresses that depend on it in registers.
+  const int lane = __shfl_sync(kFullMask, static_cast<int>(threadIdx.x) % kWarp, static_cast<int>(threadIdx.x) % kWarp);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
 #pragma unroll
