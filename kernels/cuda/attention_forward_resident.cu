@@ -14,6 +14,9 @@
 namespace outeffhop::cuda {
 namespace {
 
+template <int D, int warps>
+constexpr ForwardTile kEntry = entry_of(kResidentTiles, D, warps);
+
 /// wait_for_copies of a number of groups that is known only at run time, `most` or fewer.
 template <int most>
 __device__ __forceinline__ void wait_for_all_but(int groups) {
@@ -25,20 +28,21 @@ __device__ __forceinline__ void wait_for_all_but(int groups) {
   }
 }
 
-template <ForwardTile shape, bool with_dropout>
-__global__ __launch_bounds__(shape.threads(),
-                             shape.blocks) void attention_forward_resident_kernel(AttentionProblem p,
-                                                                                  Heads<const bf16> q,  // (B, Tq, H, D)
-                                                                                  Heads<const bf16> k,  // (B, Tk, H, D)
-                                                                                  Heads<const bf16> v,  // (B, Tk, H, D)
-                                                                                  Heads<bf16> o,        // (B, Tq, H, D)
-                                                                                  float* lse) {         // (B, H, Tq) or null
-  constexpr int D = shape.head_size, kRows = kMmaM * shape.row_blocks, kWarps = shape.warps;
+template <int D, int warps, bool with_dropout>
+__global__ __launch_bounds__(kEntry<D, warps>.threads(), kEntry<D, warps>.blocks) void attention_forward_resident_kernel(
+    AttentionProblem p,
+    Heads<const bf16> q,  // (B, Tq, H, D)
+    Heads<const bf16> k,  // (B, Tk, H, D)
+    Heads<const bf16> v,  // (B, Tk, H, D)
+    Heads<bf16> o,        // (B, Tq, H, D)
+    float* lse) {         // (B, H, Tq) or null
+  constexpr ForwardTile shape = kEntry<D, warps>;
+  constexpr int kRows = kMmaM * shape.row_blocks;
   constexpr int kMostTiles = kMostResidentKeys / shape.tile;
   using QueryTile = Tile<D, kRows>;
   using KeyTile = Tile<D, shape.tile>;
   // In shared memory: each warp's queries, what they see, then keys and values in turn.
-  constexpr int kSpans = kWarps * QueryTile::kBytes, kKeys = kSpans + shape.queries() * static_cast<int>(sizeof(Span));
+  constexpr int kSpans = warps * QueryTile::kBytes, kKeys = kSpans + shape.queries() * static_cast<int>(sizeof(Span));
   const auto key_tile = [](int tile) { return KeyTile(kKeys + 2 * tile * KeyTile::kBytes); };
   const auto value_tile = [](int tile) { return KeyTile(kKeys + (2 * tile + 1) * KeyTile::kBytes); };
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -56,7 +60,7 @@ __global__ __launch_bounds__(shape.threads(),
 
   // Of a causal head, the queries that see most come first; a warp whose first ones see more has others that see less.
   const auto query_of = [&](int turn) {
-    const int number = turn * kWarps + (turn % 2 == 0 ? warp : kWarps - 1 - warp);
+    const int number = turn * warps + (turn % 2 == 0 ? warp : warps - 1 - warp);
     return number < groups ? (p.causal ? groups - 1 - number : number) * kRows : static_cast<int>(p.Tq);
   };
   const auto copy_queries = [&](int first_query) {
@@ -118,8 +122,9 @@ bool run(const Context& context, const AttentionForward& op) {
             .block = shape.threads(),
             .shared_bytes = static_cast<std::size_t>(shape.shared_bytes(tiles)),
             .stream = context.stream},
-           p.dropout ? attention_forward_resident_kernel<shape, true> : attention_forward_resident_kernel<shape, false>, p,
-           heads<bf16>(op.q), heads<bf16>(op.k), heads<bf16>(op.v), heads<bf16>(op.o), static_cast<float*>(op.lse.data));
+           p.dropout ? attention_forward_resident_kernel<shape.head_size, shape.warps, true>
+                     : attention_forward_resident_kernel<shape.head_size, shape.warps, false>,
+           p, heads<bf16>(op.q), heads<bf16>(op.k), heads<bf16>(op.v), heads<bf16>(op.o), static_cast<float*>(op.lse.data));
     return true;
   }
 }

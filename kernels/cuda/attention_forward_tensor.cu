@@ -17,15 +17,19 @@
 namespace outeffhop::cuda {
 namespace {
 
-template <ForwardTile shape, bool with_dropout>
-__global__ __launch_bounds__(shape.threads(),
-                             shape.blocks) void attention_forward_tensor_kernel(AttentionProblem p,
-                                                                                Heads<const bf16> q,  // (B, Tq, H, D)
-                                                                                Heads<const bf16> k,  // (B, Tk, H, D)
-                                                                                Heads<const bf16> v,  // (B, Tk, H, D)
-                                                                                Heads<bf16> o,        // (B, Tq, H, D)
-                                                                                float* lse) {         // (B, H, Tq) or null
-  constexpr int D = shape.head_size, kQueries = shape.queries(), kThreads = shape.threads();
+template <int D, int warps>
+constexpr ForwardTile kEntry = entry_of(kForwardTiles, D, warps);
+
+template <int D, int warps, bool with_dropout>
+__global__ __launch_bounds__(kEntry<D, warps>.threads(), kEntry<D, warps>.blocks) void attention_forward_tensor_kernel(
+    AttentionProblem p,
+    Heads<const bf16> q,  // (B, Tq, H, D)
+    Heads<const bf16> k,  // (B, Tk, H, D)
+    Heads<const bf16> v,  // (B, Tk, H, D)
+    Heads<bf16> o,        // (B, Tq, H, D)
+    float* lse) {         // (B, H, Tq) or null
+  constexpr ForwardTile shape = kEntry<D, warps>;
+  constexpr int kQueries = shape.queries(), kThreads = shape.threads();
   using QueryTile = Tile<D, kQueries>;
   using KeyTile = Tile<D, shape.tile>;
   const QueryTile query_tile(0);
@@ -92,8 +96,9 @@ bool run(const Context& context, const AttentionForward& op) {
             .block = shape.threads(),
             .shared_bytes = shape.shared_bytes(2),
             .stream = context.stream},
-           p.dropout ? attention_forward_tensor_kernel<shape, true> : attention_forward_tensor_kernel<shape, false>, p,
-           heads<bf16>(op.q), heads<bf16>(op.k), heads<bf16>(op.v), heads<bf16>(op.o), static_cast<float*>(op.lse.data));
+           p.dropout ? attention_forward_tensor_kernel<shape.head_size, shape.warps, true>
+                     : attention_forward_tensor_kernel<shape.head_size, shape.warps, false>,
+           p, heads<bf16>(op.q), heads<bf16>(op.k), heads<bf16>(op.v), heads<bf16>(op.o), static_cast<float*>(op.lse.data));
     return true;
   }
 }

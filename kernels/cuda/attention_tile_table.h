@@ -1,8 +1,8 @@
 // Tile sizes of the attention kernels on tensor cores.
 //
-// A kernel is compiled for each entry, which it has as a template argument, and a launcher runs the first entry that serves
-// the problem and for whose shared memory the device has room: the launch and the code it launches cannot differ, whatever
-// the architecture.
+// A kernel is compiled for each entry, which its template arguments name (nvcc's host code cannot have the entry itself as
+// one), and a launcher runs the first entry that serves the problem and for whose shared memory the device has room: the
+// launch and the code it launches cannot differ, whatever the architecture.
 #pragma once
 
 #include <cstddef>
@@ -50,12 +50,15 @@ constexpr ForwardTile kResidentTiles[] = {
     {.head_size = 64, .warps = 4, .row_blocks = 2, .slice = 32, .tile = 64, .blocks = 2},
     {.head_size = 64, .warps = 8, .row_blocks = 2, .slice = 32, .tile = 64, .blocks = 1},
 };
+/// The entry of a head size and a number of warps.
+template <std::size_t count>
+constexpr ForwardTile entry_of(const ForwardTile (&table)[count], int head_size, int warps) {
+  for (const ForwardTile& entry : table)
+    if (entry.head_size == head_size && entry.warps == warps) return entry;
+  return {};
+}
+
 /// Fewer keys are resident in two tiles anyway; more do not fit.
 constexpr int kLeastResidentKeys = 129, kMostResidentKeys = 512;
 
 }  // namespace outeffhop::cuda
-
-#if defined(__CUDACC__)
-// In the host code that nvcc makes of a kernel with such an argument the type has this name, and no declaration.
-using _ZN9outeffhop4cuda11ForwardTileE = outeffhop::cuda::ForwardTile;
-#endif
