@@ -21,14 +21,6 @@ class Skip(Exception):
     """The stage cannot be done here, and why."""
 
 
-class Failure(Exception):
-    """The stage was done and went wrong, and how."""
-
-
-class Unfinished(Exception):
-    """The stage had too little time."""
-
-
 @dataclasses.dataclass
 class Outcome:
     """What a stage came to: a line, facts for results.json, and Markdown for the end of results.md."""
@@ -36,6 +28,18 @@ class Outcome:
     summary: str
     details: dict = dataclasses.field(default_factory=dict)
     text: str = ""
+
+
+class Failure(Exception):
+    """The stage was done and went wrong, and how: a summary, and what an Outcome has besides."""
+
+    def __init__(self, summary: str, details: dict | None = None, text: str = "") -> None:
+        super().__init__(summary)
+        self.outcome = Outcome(summary, details or {}, text)
+
+
+class Unfinished(Failure):
+    """The stage had too little time."""
 
 
 @dataclasses.dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import ctypes
+import dataclasses
 import json
 import os
 import pathlib
@@ -128,6 +129,9 @@ def build(session: Session) -> Outcome:
         options = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", *options]
     configured = session.must_run([cmake, "-S", ROOT, "-B", session.build, *options], "configure")
     targets = ["outeffhop", "bench_ops"] + (list(TESTS) if with_cuda else [])
+    for program in targets:  # of an earlier build: what is there afterwards is of this one
+        for folder in (session.build, session.build / "tests"):
+            (folder / program).unlink(missing_ok=True)
     jobs = str(len(os.sched_getaffinity(0)))
     command = [cmake, "--build", session.build, "--parallel", jobs, "--target", *targets, "--", "-k", *(["0"] if ninja else [])]
     done = session.run(command, "build")
@@ -173,9 +177,10 @@ def run_catch(session: Session, program: pathlib.Path, selections: dict[str, lis
     text = report.table(["tests", "passed", "failed", "seconds", ""],
                         [[row["name"], row["passed"], row["failed"], f"{row['seconds']:.1f}", row["note"]] for row in rows])
     if failed:
-        raise Failure(f"{summary}: {', '.join(row['name'] for row in rows if row['failed'])} (logs/{program.name}_*.log)")
+        where = ", ".join(row["name"] for row in rows if row["failed"])
+        raise Failure(f"{summary}: {where} (logs/{program.name}_*.log)", {"tests": rows}, text)
     if late:
-        raise Unfinished(summary)
+        raise Unfinished(summary, {"tests": rows}, text)
     return Outcome(summary, {"tests": rows}, text)
 
 
@@ -216,15 +221,18 @@ def sanitizer(session: Session) -> Outcome:
                 continue
             found = first_match(r"((?:ERROR|RACECHECK) SUMMARY: .*)", done.output, done.last_line())
             passed, failed = catch_counts(done.output)
+            if failed:
+                found += f", {failed} test cases failed"
             fine = done.status == 0 and passed > 0 and failed == 0
             rows.append([check, cases, "fine" if fine else "FAULT", found])
             if not fine:
                 faults.append(f"{check} of {cases}: {found}")
     text = report.table(["tool", "test cases", "", ""], rows)
     if faults:
-        raise Failure("; ".join(faults))
+        raise Failure("; ".join(faults), {"rows": rows}, text)
     if any(row[2] == "not finished" for row in rows):
-        raise Unfinished(f"{sum(row[2] == 'fine' for row in rows)} of {len(rows)} finished, without a fault")
+        raise Unfinished(f"{sum(row[2] == 'fine' for row in rows)} of {len(rows)} finished, without a fault",
+                         {"rows": rows}, text)
     return Outcome(f"memcheck and racecheck of {len(SANITIZED)} groups of op tests: no fault", {"rows": rows}, text)
 
 
@@ -273,13 +281,11 @@ def run_stages(session: Session, names: list[str]) -> int:
         stage: dict = {"name": name, "details": {}, "text": ""}
         try:
             outcome = STAGES[name](session)
-            stage.update(status="passed", summary=outcome.summary, details=outcome.details, text=outcome.text)
+            stage.update(dataclasses.asdict(outcome), status="passed")
         except Skip as reason:
             stage.update(status="skipped", summary=str(reason))
-        except Unfinished as reason:
-            stage.update(status="unfinished", summary=str(reason))
         except Failure as reason:
-            stage.update(status="failed", summary=str(reason))
+            stage.update(dataclasses.asdict(reason.outcome), status="unfinished" if isinstance(reason, Unfinished) else "failed")
         except KeyboardInterrupt:
             stage.update(status="unfinished", summary="interrupted")
         except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:  # of one stage: the others go on

@@ -117,7 +117,7 @@ class Running(unittest.TestCase):
             def stage(_):
                 raise error
             return stage
-        table = {"device": lambda _: session.Outcome("a GPU", text="words"), "build": raising(session.Failure("a | b")),
+        table = {"device": lambda _: session.Outcome("a GPU", text="words"), "build": raising(session.Failure("a | b", {"n": 1}, "which ones")),
                  "ops": raising(session.Skip("no GPU")), "training": raising(session.Unfinished("late")),
                  "identity": raising(ValueError("unforeseen")), "bench": lambda _: session.Outcome("fine", {"x": 1})}
         with tempfile.TemporaryDirectory() as folder, mock.patch.object(stages, "STAGES", table), \
@@ -131,6 +131,8 @@ class Running(unittest.TestCase):
         self.assertIn("2 passed, 2 failed, 1 unfinished, 1 skipped", page)
         self.assertIn("a \\| b", page)
         self.assertIn("## device\n\nwords", page)
+        self.assertIn("## build\n\nwhich ones", page)
+        self.assertEqual(results["stages"][1]["details"], {"n": 1})
 
     def test_skipping_is_no_failure(self):
         def skipping(_):
