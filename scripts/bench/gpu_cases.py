@@ -72,8 +72,9 @@ def op_cases(model: Model) -> list[Case]:
               ("into the MLP, pre-activation kept", F, C, N, {"activation": mlp["activation"], "pre": 1}),
               ("out of the MLP", C, F, N, {}), ("vocabulary", V, C, M, {})]
     cases: list[tuple] = []
+    logits = {"row_stride": (V + 63) // 64 * 64}  # as model/head.cpp lays them
     for label, out, inputs, rows, extra in layers:
-        linear = {"rows": rows, "in": inputs, "out": out}
+        linear = {"rows": rows, "in": inputs, "out": out, **(logits if out == V else {})}
         moved = 2 * (rows * inputs + inputs * out + rows * out * (2 if extra else 1))
         cases.append((f"linear: {label}", {"op": "linear_forward", **linear, **extra}, "linear.cpp", moved, 2 * rows * inputs * out))
         cases.append((f"linear backward: {label}", {"op": "linear_backward", **linear}, "",
@@ -96,7 +97,7 @@ def op_cases(model: Model) -> list[Case]:
         ("rows gathered for the head", {"op": "gather_rows", "count": M, "rows": N, "C": C}, "gather.cu", 4 * M * C + 4 * M, 0),
         ("rows scattered from the head", {"op": "scatter_rows", "count": M, "rows": N, "C": C}, "gather.cu",
          2 * M * C + 2 * N * C + 4 * M, 0),
-        ("cross-entropy with its gradient", {"op": "cross_entropy", "rows": M, "V": V, "gradient": 1}, "cross_entropy.cu",
+        ("cross-entropy with its gradient", {"op": "cross_entropy", "rows": M, "V": V, **logits, "gradient": 1}, "cross_entropy.cu",
          4 * M * V + 16 * M, 0),
         ("global norm", {"op": "global_norm", "count": P}, "global_norm.cu", 4 * P, 0),
         ("AdamW", {"op": "adamw", "count": P}, "adamw.cu", 30 * P, 0),

@@ -211,7 +211,8 @@ Run linear_forward(Case& c) {
   op.bias = c.tensor(op.out_features);
   op.activation = activation_of(c);
   if (c.value("pre", 0)) op.pre = c.tensor(op.rows * op.out_features);
-  op.out = c.tensor(op.rows * op.out_features);
+  op.out_stride = c.value("row_stride", op.out_features);
+  op.out = c.tensor(op.rows * op.out_stride);
   return runner(c, op);
 }
 
@@ -220,7 +221,8 @@ Run linear_backward(Case& c) {
   op.rows = c("rows");
   op.in = c("in");
   op.out_features = c("out");
-  op.d_out = c.tensor(op.rows * op.out_features);
+  op.d_out_stride = c.value("row_stride", op.out_features);
+  op.d_out = c.tensor(op.rows * op.d_out_stride);
   op.x = c.tensor(op.rows * op.in);
   op.weight = c.tensor(op.out_features * op.in);
   op.d_x = c.tensor(op.rows * op.in);
