@@ -222,6 +222,10 @@ bool Trainer::resume() {
   device_->copy_in(model_->master().data, snapshot.weights.data(), bytes);
   device_->copy_in(optimizer_.first_moments().data, snapshot.first_moments.data(), bytes);
   device_->copy_in(optimizer_.second_moments().data, snapshot.second_moments.data(), bytes);
+  if (!device_->use_plans(snapshot.plans)) {
+    say("note: the plans of matrix products in the checkpoint are of another GPU or library: this device measures its own, "
+        "and the last bits of sums may differ");
+  }
   if (const std::size_t aside = set_aside_later_checkpoints(context_.run, state().step)) {
     say(fmt::format("{} later checkpoints were renamed to *.superseded", aside));
   }
@@ -354,6 +358,7 @@ void Trainer::save() {
   device_->synchronize();
   snapshot.state = state();
   snapshot.state.spikes = spike_window_.history();
+  snapshot.plans = device_->plans();
   saved_step_ = state().step;
   writer_->start();
 }

@@ -19,7 +19,8 @@ class CudaDevice final : public Device {
     OUTEFFHOP_CUDA(cudaGetDeviceProperties(&properties_, 0));
     if (properties_.major < 8)
       fail(ErrorKind::unsupported,
-           "device \"cuda\" needs a GPU of compute capability 8.0 or newer, and {} has {}.{}: train on the CPU (--device cpu)",
+           "device \"cuda\" needs a GPU of compute capability 8.0 or newer, and {} has {}.{}: train on the CPU (--device "
+           "cpu)",
            properties_.name, properties_.major, properties_.minor);
     context_.shared_bytes = properties_.sharedMemPerBlockOptin;
     context_.multiprocessors = properties_.multiProcessorCount;
@@ -30,12 +31,14 @@ class CudaDevice final : public Device {
   ~CudaDevice() override { cudaStreamDestroy(context_.stream); }  // its work still runs; freeing the workspace waits for it
 
   std::string description() const override {
-    return fmt::format("CUDA, {}, compute capability {}.{}, {} multiprocessors, {:.1f} GB", properties_.name,
+    return fmt::format("CUDA, {}, compute capability {}.{}, {} multiprocessors, {:.1f} GB, cuBLASLt {}", properties_.name,
                        properties_.major, properties_.minor, properties_.multiProcessorCount,
-                       static_cast<double>(properties_.totalGlobalMem) * 1e-9);
+                       static_cast<double>(properties_.totalGlobalMem) * 1e-9, cublaslt_version());
   }
 
   std::size_t logit_bytes() const override { return kGpuLogitBytes; }
+  std::string plans() const override { return linear_->plans(); }
+  bool use_plans(std::string_view plans) override { return linear_->use_plans(plans); }
 
   void* allocate(std::size_t bytes) override {
     void* data = nullptr;

@@ -2,14 +2,14 @@
 //
 //   activation      pre   one call of cuBLASLt               otherwise
 //   none            -     BIAS
-//   relu            -     RELU_BIAS
-//   relu, none      kept                                     BIAS into pre, activation kernel
+//   none            kept                                     BIAS into pre, activation kernel
 //   gelu_tanh       -     GELU_BIAS (bf16 results)           BIAS into out, activation kernel in place
 //   gelu_tanh       kept  GELU_AUX_BIAS (bf16 results)       BIAS into pre, activation kernel
-//   gelu_erf        any                                      BIAS into pre or out, activation kernel
+//   gelu_erf, relu  any                                      BIAS into pre or out, activation kernel
 //
 // The activation kernel reads pre as stored: rounded to bf16, in bf16. That is the value whose derivative the backward pass
-// takes, and it saves the fp32 copy that would be written and read for each element.
+// takes, and it saves the fp32 copy that would be written and read for each element. cuBLASLt's ReLU, max(x, 0), may
+// make 0 of a NaN, which this kernel keeps.
 //
 // A bias that no epilogue takes (off a multiple of 16 bytes, or of bf16 where the result is fp32) is laid into the result's
 // rows first, and the product added to it: as exact, for another write and read of the result.

@@ -1,10 +1,12 @@
 // Matrix products by cuBLASLt. What a product needs (descriptors, layouts, an algorithm) is made once for each shape, and
-// kept: a search for an algorithm takes longer than a small product.
+// kept: of the algorithms that cuBLASLt offers the one that is measured to be the fastest.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <memory>
+#include <string>
+#include <string_view>
 
 #include "kernels/linear.h"
 
@@ -27,6 +29,9 @@ struct Product {
   Tensor pre = {};  ///< (M, N), of out's type, or null
 };
 
+/// "13.0.2".
+std::string cublaslt_version();
+
 class LinearEngine {
  public:
   /// Of the current device: a handle, and the workspace that algorithms may use (kWorkspaceBytes).
@@ -34,13 +39,17 @@ class LinearEngine {
   ~LinearEngine();
 
   /// Runs the product as one call of cuBLASLt. False, and nothing is done, where there is none that does all of it: bias,
-  /// activation and pre have to be what an epilogue can do, and cuBLASLt has to have an algorithm.
+  /// activation and pre have to be what an epilogue can do, and cuBLASLt has to have an algorithm. The first product of its
+  /// kind waits for the stream, to measure; it may not be recorded.
   bool try_run(cudaStream_t stream, const Product& product);
   /// The same, but throws Error(unsupported) instead.
   void run(cudaStream_t stream, const Product& product);
 
   /// Plans that are kept: one for each shape, set of types, epilogue and alignment seen.
-  std::size_t plans() const;
+  std::size_t plan_count() const;
+  /// Device::plans() and Device::use_plans().
+  std::string plans() const;
+  bool use_plans(std::string_view text);
 
   static constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;  // what NVIDIA advises for sm_90
 

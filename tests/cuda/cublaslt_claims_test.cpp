@@ -17,7 +17,7 @@ namespace outeffhop::test {
 namespace {
 
 constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;
-const double kNaN = std::numeric_limits<double>::quiet_NaN(), kInfinity = std::numeric_limits<double>::infinity();
+const double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 DType dtype_of(cudaDataType type) { return type == CUDA_R_32F ? DType::f32 : DType::bf16; }
 
@@ -270,34 +270,6 @@ TEST_CASE("cuBLASLt: a bias belongs to the rows, and is added before the sum is 
   product.bias.assign(static_cast<std::size_t>(product.m), -1.0 - 0x1p-6);
   const Result result = must_run(product);
   CHECK(std::all_of(result.d.begin(), result.d.end(), [](double value) { return value == 256; }));
-}
-
-TEST_CASE("cuBLASLt: ReLU of what is negative is 0, of infinity infinite, and of NaN a NaN") {
-  // Where a library's maximum drops a NaN, a diverged run would look sound for a while.
-  for (const cudaDataType type : {CUDA_R_32F, CUDA_R_16BF}) {
-    Product product;
-    product.type = product.result_type = type;
-    product.epilogue = CUBLASLT_EPILOGUE_RELU_BIAS;
-    fill(product);
-    product.bias[3] = kNaN;
-    product.bias[5] = kInfinity;
-    product.bias[7] = -kInfinity;
-    const Result result = must_run(product);
-    bool right = true;
-    for (std::int64_t j = 0; j < product.n; ++j)
-      for (std::int64_t i = 0; i < product.m; ++i) {
-        const double value = result.d[static_cast<std::size_t>(i + j * product.m)];
-        const double pre = product.exact(i, j) + product.bias[static_cast<std::size_t>(i)];
-        if (i == 3) {
-          right &= std::isnan(value);
-        } else if (std::isinf(pre)) {
-          right &= value == std::max(pre, 0.0);
-        } else {
-          right &= std::fabs(value - std::max(pre, 0.0)) <= rounding(product, pre);
-        }
-      }
-    CHECK(right);
-  }
 }
 
 TEST_CASE("cuBLASLt: GELU, and its auxiliary output is the pre-activation as stored") {

@@ -11,6 +11,7 @@
 #include "kernels/reference/values.h"
 #include "tests/catch.h"
 #include "tests/simt/cublaslt.h"
+#include "tests/simt/machine.h"
 #include "tests/test_support.h"
 
 namespace outeffhop::test {
@@ -86,11 +87,126 @@ double largest_difference(const std::vector<double>& a, const std::vector<double
 }
 
 struct RefusedEpilogues {
-  explicit RefusedEpilogues(std::uint32_t bits) { simt::cublaslt_refuse_epilogues(bits); }
+  explicit RefusedEpilogues(std::uint32_t bits, cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED) {
+    simt::cublaslt_refuse_epilogues(bits, status);
+  }
   ~RefusedEpilogues() { simt::cublaslt_refuse_epilogues(0); }
 };
 
+/// What searches find, for as long as it lives: algorithms of these times.
+struct Offered {
+  explicit Offered(std::vector<double> milliseconds) { simt::cublaslt_offer(std::move(milliseconds)); }
+  ~Offered() { simt::cublaslt_offer({1.0}); }
+};
+
+/// Which algorithm a new device chooses where these are offered.
+int chosen_of(std::vector<double> milliseconds) {
+  const Offered offered(std::move(milliseconds));
+  Layer layer(DType::bf16, 24, 32, 16);
+  layer.device->run(layer.op);
+  return simt::cublaslt_counts().algorithm;
+}
+
 }  // namespace
+
+TEST_CASE("the fastest algorithm is taken, and of nearly equal ones the first") {
+  CHECK(chosen_of({1}) == 0);
+  CHECK(chosen_of({1, 2, 3}) == 0);
+  CHECK(chosen_of({1, 0.7, 0.5, 0.6}) == 2);
+  CHECK(chosen_of({1, 0.985, 0.99}) == 0);
+  CHECK(chosen_of({1, 0.97}) == 1);
+  CHECK(chosen_of({1, 0.9, 0.885}) == 1);
+  CHECK(chosen_of({2, 2, 2, 2, 2, 2, 2, 1, 0.1}) == 7);  // no more than eight are asked for
+  CHECK(chosen_of({-1, 2, 1}) == 2);                     // one that does not run is left out
+  const Offered offered({-1, -1});
+  Layer layer(DType::bf16, 24, 32, 16);
+  CHECK_THROWS_WITH(layer.device->run(layer.op), Contains("cuBLASLt has no algorithm"));
+}
+
+TEST_CASE("measuring writes to no result, and is done once") {
+  Layer plain(DType::bf16, 24, 32, 16), measured(DType::bf16, 24, 32, 16);
+  plain.op.activation = measured.op.activation = Activation::gelu_tanh;
+  plain.op.pre = plain.filled(DType::bf16, 24 * 16);
+  measured.op.pre = measured.filled(DType::bf16, 24 * 16);
+  plain.backward.accumulate_d_x = measured.backward.accumulate_d_x = true;
+  plain.device->run(plain.op);
+  plain.device->run(plain.backward);
+
+  const Offered offered({2, 1, 3});
+  const auto products = [] { return simt::cublaslt_counts().products; };
+  std::int64_t before = products();
+  measured.device->run(measured.op);
+  measured.device->run(measured.backward);
+  CHECK(products() - before > 3 * 3);
+  // These sums are too short to depend on the algorithm.
+  CHECK(measured.fetch(measured.op.out, 24 * 16) == plain.fetch(plain.op.out, 24 * 16));
+  CHECK(measured.fetch(measured.op.pre, 24 * 16) == plain.fetch(plain.op.pre, 24 * 16));
+  CHECK(measured.fetch(measured.backward.d_x, 24 * 32) == plain.fetch(plain.backward.d_x, 24 * 32));
+  CHECK(measured.fetch(measured.backward.d_weight, 16 * 32) == plain.fetch(plain.backward.d_weight, 16 * 32));
+  before = products();
+  measured.device->run(measured.op);
+  measured.device->run(measured.backward);
+  CHECK(products() - before == 3);
+  CHECK(simt::cublaslt_counts().algorithm == 1);
+}
+
+TEST_CASE("without memory for a second result the first algorithm is taken") {
+  const Machine machine(1, std::size_t{40} << 20);
+  const Offered offered({2, 1});
+  Layer layer(DType::bf16, 24, 32, 16);
+  std::size_t available = 0, total = 0;
+  REQUIRE(cudaMemGetInfo(&available, &total) == cudaSuccess);
+  const Buffer filler(*layer.device, available - 256);
+  layer.device->run(layer.op);
+  CHECK(simt::cublaslt_counts().algorithm == 0);
+}
+
+TEST_CASE("plans of one device are those of another") {
+  std::string plans, before;
+  std::vector<double> out;
+  constexpr std::int64_t kRows = 8, kIn = 256, kOut = 24;  // sums long enough to depend on the algorithm
+  const auto layer_of = [&] { return std::make_unique<Layer>(DType::f32, kRows, kIn, kOut); };
+  {
+    const Offered offered({2, 1, 3});
+    const auto layer = layer_of();
+    CHECK(layer->device->plans().empty());
+    out = layer->run();
+    layer->device->run(layer->backward);
+    plans = layer->device->plans();
+  }
+  const Offered offered({3, 2, 1});
+  const auto searches = [] { return simt::cublaslt_counts().searches; };
+  {
+    const auto layer = layer_of();
+    CHECK(layer->run() != out);
+    before = layer->device->plans();
+    for (const std::string& damaged : {std::string("{"), std::string("[]"), plans.substr(1),
+                                       std::string(plans).replace(plans.find("executor"), 8, "colossus"),
+                                       std::string(plans).replace(plans.find("\"algorithm\":\"") + 13, 4, "7777"),
+                                       std::string(plans).replace(plans.find("\"algorithm\":\"") + 13, 4, "none")})
+      CHECK_FALSE(layer->device->use_plans(damaged));
+    simt::cublaslt_set_version(130001);
+    CHECK_FALSE(layer->device->use_plans(plans));
+    CHECK_THAT(layer->device->description(), Contains("cuBLASLt 13.0.1"));
+    simt::cublaslt_set_version(130000);
+    CHECK(layer->device->plans() == before);
+    CHECK(layer->device->use_plans(""));
+    CHECK(layer->device->plans() == before);
+    CHECK(layer->device->use_plans(plans));  // in place of what was measured here
+    CHECK(layer->run() == out);
+  }
+  const auto layer = layer_of();
+  REQUIRE(layer->device->use_plans(plans));
+  CHECK(layer->device->plans() == plans);
+  const std::int64_t searched = searches();
+  CHECK(layer->run() == out);
+  layer->device->run(layer->backward);
+  CHECK(searches() == searched);
+  CHECK(simt::cublaslt_counts().algorithm == 1);
+  layer->op.rows = kRows - 1;  // a shape that the plans do not have
+  layer->device->run(layer->op);
+  CHECK(simt::cublaslt_counts().algorithm == 2);
+}
 
 TEST_CASE("a plan is searched for once and kept") {
   Layer layer(DType::bf16, 24, 32, 16);
@@ -152,9 +268,13 @@ TEST_CASE("a product whose plan is made can be recorded and replayed") {
   const Tensor a = matrix(4 * 8, 2), b = matrix(8 * 12, 0.5f), out = matrix(4 * 12, 1);
   REQUIRE(cudaDeviceSynchronize() == cudaSuccess);  // copies were on another stream
   const cuda::Product product{.M = 4, .N = 12, .K = 8, .a = a, .b = b, .out = out, .accumulate = true};
-  engine.run(stream, product);
-  CHECK(engine.plans() == 1);
+  REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+  CHECK_THROWS_WITH(engine.run(stream, product), Contains("(4 x 8) by (8 x 12) product was recorded before it was run"));
   cudaGraph_t graph;
+  REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+  cudaGraphDestroy(graph);
+  engine.run(stream, product);
+  CHECK(engine.plan_count() == 1);
   cudaGraphExec_t executable;
   REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
   engine.run(stream, product);
@@ -165,7 +285,7 @@ TEST_CASE("a product whose plan is made can be recorded and replayed") {
   cudaMemcpyAsync(&last, out.at(4 * 12 - 1).data, sizeof last, cudaMemcpyDeviceToHost, stream);
   REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
   CHECK(last == 1 + 3 * 8 * 2 * 0.5f);
-  CHECK(engine.plans() == 1);
+  CHECK(engine.plan_count() == 1);
   cudaGraphExecDestroy(executable);
   cudaGraphDestroy(graph);
   for (const Tensor& tensor : {a, b, out}) cudaFree(tensor.data);
@@ -182,8 +302,8 @@ TEST_CASE("which epilogue serves which layer") {
   const std::vector<Case> cases = {
       {DType::bf16, Activation::none, false, false, CUBLASLT_EPILOGUE_DEFAULT},
       {DType::bf16, Activation::none, true, false, CUBLASLT_EPILOGUE_BIAS},
-      {DType::f32, Activation::relu, true, false, CUBLASLT_EPILOGUE_RELU_BIAS},
-      {DType::f32, Activation::relu, false, false, CUBLASLT_EPILOGUE_RELU},
+      {DType::f32, Activation::relu, true, false, CUBLASLT_EPILOGUE_BIAS},
+      {DType::f32, Activation::relu, false, false, CUBLASLT_EPILOGUE_DEFAULT},
       {DType::bf16, Activation::relu, true, true, CUBLASLT_EPILOGUE_BIAS},
       {DType::bf16, Activation::gelu_tanh, true, false, CUBLASLT_EPILOGUE_GELU_BIAS},
       {DType::bf16, Activation::gelu_tanh, true, true, CUBLASLT_EPILOGUE_GELU_AUX_BIAS},
@@ -225,13 +345,13 @@ TEST_CASE("a bias that no epilogue takes is as exact") {
 }
 
 TEST_CASE("an activation that cuBLASLt has no algorithm for is done by a kernel") {
-  for (const Activation activation : {Activation::relu, Activation::gelu_tanh}) {
-    Layer layer(DType::bf16, 8, 16, 24);
-    layer.op.activation = activation;
-    const auto fused = layer.run();
-    const RefusedEpilogues refused(CUBLASLT_EPILOGUE_RELU | CUBLASLT_EPILOGUE_GELU);
+  Layer layer(DType::bf16, 8, 16, 24);
+  layer.op.activation = Activation::gelu_tanh;
+  const auto fused = layer.run();
+  for (const cublasStatus_t status : {CUBLAS_STATUS_NOT_SUPPORTED, CUBLAS_STATUS_INVALID_VALUE}) {
+    const RefusedEpilogues refused(CUBLASLT_EPILOGUE_GELU, status);
     Layer plain(DType::bf16, 8, 16, 24);
-    plain.op.activation = activation;
+    plain.op.activation = Activation::gelu_tanh;
     CHECK(largest_difference(plain.run(), fused) < 0.1);  // of values up to 16, rounded to bf16 once or twice
     CHECK(simt::cublaslt_counts().epilogue == CUBLASLT_EPILOGUE_BIAS);
   }
@@ -280,6 +400,18 @@ TEST_CASE("no rows: nothing but the largest magnitude is written") {
   layer.device->run(layer.backward);
   CHECK(layer.fetch(layer.op.out, 16) == before);
   CHECK(layer.fetch({layer.op.max_abs, DType::f32}, 1)[0] == 0.0);
+}
+
+TEST_CASE("ReLU shows a NaN") {
+  const bf16 nan(std::nanf(""));
+  for (const bool kept : {false, true}) {
+    Layer layer(DType::bf16, 4, 8, 16);
+    layer.device->copy_in(const_cast<void*>(layer.op.x.at(2 * 8).data), &nan, sizeof nan);
+    layer.op.activation = Activation::relu;
+    if (kept) layer.op.pre = layer.filled(DType::bf16, 4 * 16);
+    const auto out = layer.run();
+    for (std::size_t i = 0; i < out.size(); ++i) CHECK(std::isnan(out[i]) == (i / 16 == 2));
+  }
 }
 
 TEST_CASE("the largest magnitude shows a NaN") {

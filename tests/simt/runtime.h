@@ -212,6 +212,10 @@ class MemoryUse {
 cudaError_t launch_kernel(const void* kernel, const Launch& launch, cudaStream_t stream, std::vector<MemoryUse> arguments,
                           std::function<void()> body);
 
+/// Called by work as it runs: it takes so long, by the clock of events. That clock has no part of real time: work that says
+/// nothing takes a microsecond.
+void spend(double milliseconds);
+
 // For tests.
 
 /// What runs where a call waits: only what it waits for (at start), or everything else first.
