@@ -34,11 +34,11 @@ struct alignas(8) Two {
 template <int D, int threads>
 __device__ __forceinline__ void write_statistics(const SharedArray<float>& to, int rows, int end, const Head<const bf16>& o,
                                                  const Head<const bf16>& d_o, const float* lse) {
-  constexpr int kChunks = D / kVector, kAtOnce = threads / kChunks, kLoads = kQueries / kAtOnce;
+  constexpr int kChunks = D / kVector, kAtOnce = threads / kChunks, kLoads = 8;
   const int thread_row = static_cast<int>(threadIdx.x / kChunks),
             channel = static_cast<int>(threadIdx.x % kChunks) * kVector;
 #pragma unroll 1
-  for (int tile = 0; tile < rows; tile += kQueries) {
+  for (int tile = 0; tile < rows; tile += kLoads * kAtOnce) {
     const int first = tile + thread_row;
     PackedVector<bf16> x[kLoads], y[kLoads];
     float log_sum[kLoads];
@@ -58,7 +58,7 @@ __device__ __forceinline__ void write_statistics(const SharedArray<float>& to, i
 #pragma unroll
       for (int distance = 1; distance < kChunks; distance *= 2) dot += __shfl_xor_sync(kFullMask, dot, distance);
       const int row = first + load * kAtOnce;
-      if (channel == 0) {
+      if (channel == 0 && row < rows) {
         to[row] = row < end ? log_sum[load] * kLog2E : 0.0f;
         to[rows + row] = row < end ? dot : 0.0f;
       }
@@ -257,12 +257,12 @@ __global__ __launch_bounds__(warps* kWarp) void attention_backward_resident_kern
       const Span span = span_of(visible, first_query / kSlice, Tq);
       const bool mine = d_q.data && first_query < Tq && span.is_for(first_key, P::kKeys);
       float4* kept = unfinished + ((b * p.H + h) * query_tiles + tile) * (P::kM * P::kN * P::kThreads) + thread;
-      FragmentC gradient[P::kM][P::kN] = {};
+      FragmentC gradient[P::kM][P::kN] = {}, earlier[P::kM][P::kN] = {};
       if (!P::kAllKeys && mine && span.begin < first_key) {
 #pragma unroll
         for (int f = 0; f < P::kM * P::kN; ++f) {
           const float4 four = kept[f * P::kThreads];
-          gradient[f / P::kN][f % P::kN] = {{four.x, four.y, four.z, four.w}};
+          earlier[f / P::kN][f % P::kN] = {{four.x, four.y, four.z, four.w}};
         }
       }
       __syncthreads();  // ds is there
@@ -277,6 +277,11 @@ __global__ __launch_bounds__(warps* kWarp) void attention_backward_resident_kern
           for (int m = 0; m < P::kM; ++m)
             load_matrix_x4_transposed(left[m].pair, matrices(score_tile, key, row + m * kMmaM, Second::beside));
           add_product(gradient, left, key_tile, key, channel);
+        }
+        if (!P::kAllKeys) {
+#pragma unroll
+          for (int e = 0; e < P::kM * P::kN * 4; ++e)
+            gradient[e / 4 / P::kN][e / 4 % P::kN].at[e % 4] += earlier[e / 4 / P::kN][e / 4 % P::kN].at[e % 4];
         }
         if (!P::kAllKeys && span.goes_beyond(first_key + P::kKeys)) {
 #pragma unroll
