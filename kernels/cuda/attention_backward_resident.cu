@@ -29,11 +29,11 @@ struct alignas(8) Two {
   float of[2];
 };
 
-/// LSE, in powers of two, and then D_i of `rows` queries, a multiple of 64, of which there are `end`; beyond them 0, as is
-/// d_o there, so that nothing comes of it.
+/// LSE, in powers of two, and then D_i times a factor of `rows` queries, a multiple of 64, of which there are `end`; beyond
+/// them 0, as is d_o there, so that nothing comes of it.
 template <int D, int threads>
 __device__ __forceinline__ void write_statistics(const SharedArray<float>& to, int rows, int end, const Head<const bf16>& o,
-                                                 const Head<const bf16>& d_o, const float* lse) {
+                                                 const Head<const bf16>& d_o, const float* lse, float factor) {
   constexpr int kChunks = D / kVector, kAtOnce = threads / kChunks, kLoads = 8;
   const int thread_row = static_cast<int>(threadIdx.x / kChunks),
             channel = static_cast<int>(threadIdx.x % kChunks) * kVector;
@@ -60,7 +60,7 @@ __device__ __forceinline__ void write_statistics(const SharedArray<float>& to, i
       const int row = first + load * kAtOnce;
       if (channel == 0 && row < rows) {
         to[row] = row < end ? log_sum[load] * kLog2E : 0.0f;
-        to[rows + row] = row < end ? dot : 0.0f;
+        to[rows + row] = row < end ? dot * factor : 0.0f;
       }
     }
   }
@@ -87,13 +87,14 @@ struct Plan {
 };
 
 /// Probabilities that dropout drops change their sign. A Philox block has two neighbouring keys of each of the warp's four
-/// groups of eight, and one query: the two lanes of those keys draw every other query's block, and exchange what they have
-/// of one another's key. Bit 4 n + w of what they exchange is of group w and the lane's query in column n.
+/// groups of eight, and one query: the two lanes of those keys draw every other query's block, and exchange what they drew.
+/// From the top, bit 4 n + w of a half is of group w and the lane's query in column n; the upper half is of the odd key.
 __device__ __forceinline__ void drop(FragmentC (&probabilities)[2][4], const Dropout& dropout, std::uint64_t sample,
                                      std::uint32_t first_row, int first_key) {
+  constexpr std::uint32_t kTops = 0x80008000u;  // of the two numbers in a word
   const int lane = static_cast<int>(threadIdx.x % kWarp);
-  const std::uint32_t odd = lane / 4 % 2;
-  std::uint32_t kept = 0, sent = 0;
+  const std::uint32_t odd = lane / 4 % 2, threshold = dropout.threshold * 0x00010001u;
+  std::uint32_t drawn = 0;
 #pragma unroll
   for (int n = 0; n < 4; ++n) {
     const PhiloxBlock random =
@@ -101,19 +102,22 @@ __device__ __forceinline__ void drop(FragmentC (&probabilities)[2][4], const Dro
                      static_cast<std::uint32_t>(first_key / 32 * 4 + lane / 8));
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
-      const std::uint32_t lower = random.w[w] & 0xffffu, upper = random.w[w] >> 16;
-      if ((odd ? upper : lower) < dropout.threshold) kept |= 1u << (4 * n + w);
-      if ((odd ? lower : upper) < dropout.threshold) sent |= 1u << (4 * n + w);
+      // Both numbers at once: what is left of the lower bits once the threshold's are taken away says which are as large,
+      // and then two tops out of three that speak for it make a number as large as the threshold.
+      const std::uint32_t word = random.w[w], lower = (word | kTops) - (threshold & ~kTops);
+      const std::uint32_t at_least = (word & lower) | (word & ~threshold) | (lower & ~threshold);
+      drawn |= (~at_least & kTops) >> (4 * n + w);
     }
   }
-  const std::uint32_t received = __shfl_xor_sync(kFullMask, sent, 4);
-  const std::uint32_t of_query[2] = {odd ? received : kept, odd ? kept : received};
+  const std::uint32_t received = __shfl_xor_sync(kFullMask, drawn, 4);
+  const std::uint32_t own = odd ? drawn : drawn << 16, other = odd ? received : received << 16;
+  const std::uint32_t of_query[2] = {odd ? other : own, odd ? own : other};
 #pragma unroll
   for (int n = 0; n < 4; ++n) {
 #pragma unroll
     for (int e = 0; e < 8; ++e) {
       float& probability = probabilities[e / 4][n].at[e % 4];
-      const std::uint32_t sign = of_query[e % 2] << (31 - (4 * n + e / 2)) & 0x80000000u;
+      const std::uint32_t sign = of_query[e % 2] << (4 * n + e / 2) & 0x80000000u;
       probability = __uint_as_float(__float_as_uint(probability) ^ sign);
     }
   }
@@ -164,6 +168,7 @@ __global__ __launch_bounds__(warps* kWarp) void attention_backward_resident_kern
   };
 
   const Visible visible(p, b);
+  const float score_factor = p.scale * p.dropout.scale;  // ds is kept without dropout's scale
   for (int first_key = 0; first_key == 0 || (!P::kAllKeys && first_key < Tk); first_key += P::kKeys) {
     // The next tile of queries that see some of these keys, or whose d_q is 0.
     const auto next = [&](int tile) {
@@ -187,7 +192,7 @@ __global__ __launch_bounds__(warps* kWarp) void attention_backward_resident_kern
     }
     if (first_key == 0) {
       write_statistics<D, P::kThreads>(shared_array<float>(P::kStatistics, 2 * query_rows), query_rows, Tq, {o, b, h},
-                                       {d_o, b, h}, lse + (b * p.H + h) * p.Tq);
+                                       {d_o, b, h}, lse + (b * p.H + h) * p.Tq, 1.0f / p.dropout.scale);
     }
 
     const int warp_row = warp * kWarpKeys, warp_key = first_key + warp_row;
@@ -223,8 +228,7 @@ __global__ __launch_bounds__(warps* kWarp) void attention_backward_resident_kern
                warp_key);
 #pragma unroll
         for (int step = 0; step < kSlice / kMmaK; ++step) {
-          const FragmentA left[2] = {left_operand(probabilities[0], step, Positive{}),
-                                     left_operand(probabilities[1], step, Positive{})};
+          const FragmentA left[2] = {kept_operand(probabilities[0], step), kept_operand(probabilities[1], step)};
           add_product(value_gradient, left, gradient_tile(buffer), slice * kSlice + step * kMmaK, 0);
         }
 
@@ -236,9 +240,8 @@ __global__ __launch_bounds__(warps* kWarp) void attention_backward_resident_kern
 #pragma unroll
           for (int e = 0; e < 8; ++e) {
             const float probability = probabilities[e / 4][n].at[e % 4];
-            const float drop = probability < 0.0f ? 0.0f : p.dropout.scale;
             float& d_score = d_scores[e / 4][n].at[e % 4];
-            d_score = fabsf(probability) * (d_score * drop - output_dot.of[e % 2]);
+            d_score = fmaxf(probability, 0.0f) * d_score - fabsf(probability) * output_dot.of[e % 2];
           }
         }
 #pragma unroll
@@ -291,13 +294,13 @@ __global__ __launch_bounds__(warps* kWarp) void attention_backward_resident_kern
           }
         } else {
           // Through the queries, which everybody has used.
-          store({d_q, b, h}, first_query, Tq, gradient, p.scale, query_tile(buffer), row, channel);
+          store({d_q, b, h}, first_query, Tq, gradient, score_factor, query_tile(buffer), row, channel);
         }
       }
       tile = following;
       buffer = 1 - buffer;
     }
-    if (d_k.data) store({d_k, b, h}, warp_key, Tk, key_gradient, p.scale, value_tile, warp_row, 0);
+    if (d_k.data) store({d_k, b, h}, warp_key, Tk, key_gradient, score_factor, value_tile, warp_row, 0);
     if (d_v.data) store({d_v, b, h}, warp_key, Tk, value_gradient, p.dropout.scale, value_tile, warp_row, 0);
   }
 }

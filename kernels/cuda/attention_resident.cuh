@@ -70,6 +70,14 @@ __device__ __forceinline__ void multiply(FragmentC (&out)[m][n], const Tile<D, a
   }
 }
 
+/// As left_operand, with 0 in place of what is below 0.
+template <int columns>
+__device__ __forceinline__ FragmentA kept_operand(const FragmentC (&weights)[columns], int step) {
+  const FragmentC &left = weights[2 * step], &right = weights[2 * step + 1];
+  const auto pair = [](const FragmentC& from, int i) { return ptx::bf16_pair_positive(from.at[i], from.at[i + 1]); };
+  return {{pair(left, 0), pair(left, 2), pair(right, 0), pair(right, 2)}};
+}
+
 /// out (16 m x 8 n) += a times 16 rows of a tile, from `column` on.
 template <int m, int n, class B>
 __device__ __forceinline__ void add_product(FragmentC (&out)[m][n], const FragmentA (&a)[m], const B& b, int row,
