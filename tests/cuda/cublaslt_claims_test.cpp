@@ -163,6 +163,10 @@ Result run(Product& product) {
                                                                  preference, 1, &best, &count);
   result.found = searched == CUBLAS_STATUS_SUCCESS && count == 1 && best.state == CUBLAS_STATUS_SUCCESS;
   if (result.found) {
+    // What is found passes the check that an algorithm of an earlier process gets before it is used again.
+    cublasLtMatmulHeuristicResult_t checked{};
+    LT(cublasLtMatmulAlgoCheck(handle, description, a_layout, b_layout, d_layout, d_layout, &best.algo, &checked));
+    REQUIRE(checked.workspaceSize <= kWorkspaceBytes);
     if (biased) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias.data()));
     if (auxiliary) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aux.data());
     const float alpha = 1;
