@@ -19,7 +19,8 @@ struct Operand : ConstTensor {
   Operand(const Tensor& t) : ConstTensor(t) {}       // NOLINT
 };
 
-/// pre = x weight^T + bias;  out = activation(pre). Accumulation in fp32.
+/// pre = x weight^T + bias;  out = activation(pre). Accumulation in fp32. Where pre is kept, out is the activation of pre as
+/// it is stored, to the bit what ActivationForward makes of it; where not, it may be that of a pre that was never rounded.
 /// x (rows, in), weight (out_features, in) as Hugging Face stores it, bias (out_features) or null.
 struct LinearForward {
   std::int64_t rows = 0, in = 0, out_features = 0;

@@ -62,7 +62,7 @@ class CpuDevice final : public Device {
   void run(const EmbeddingBackward& op) override { embedding_backward(threads_, op); }
   void run(const LayerNormForward& op) override { layernorm_forward(threads_, scratch_, op); }
   void run(const LayerNormBackward& op) override { layernorm_backward(threads_, scratch_, op); }
-  void run(const LinearForward& op) override { linear_forward(threads_, products_, scratch_, op); }
+  void run(const LinearForward& op) override { linear_forward(threads_, products_, op); }
   void run(const LinearBackward& op) override { linear_backward(threads_, products_, op); }
   void run(const ActivationForward& op) override { activation_forward(threads_, op); }
   void run(const ActivationBackward& op) override { activation_backward(threads_, op); }

@@ -2,14 +2,14 @@
 //
 //   activation      pre   one call of cuBLASLt               otherwise
 //   none            -     BIAS
-//   none            kept                                     BIAS into pre, activation kernel
 //   gelu_tanh       -     GELU_BIAS (bf16 results)           BIAS into out, activation kernel in place
-//   gelu_tanh       kept  GELU_AUX_BIAS (bf16 results)       BIAS into pre, activation kernel
-//   gelu_erf, relu  any                                      BIAS into pre or out, activation kernel
+//   gelu_erf, relu  -                                        BIAS into out, activation kernel in place
+//   any             kept                                     BIAS into pre, activation kernel
 //
 // The activation kernel reads pre as stored: rounded to bf16, in bf16. That is the value whose derivative the backward pass
 // takes, and it saves the fp32 copy that would be written and read for each element. cuBLASLt's ReLU, max(x, 0), may
-// make 0 of a NaN, which this kernel keeps.
+// make 0 of a NaN, which this kernel keeps; its GELU_AUX_BIAS activates an unrounded pre by a formula of its own: bits that
+// this kernel does not make again.
 //
 // A bias that no epilogue takes (off a multiple of 16 bytes, or of bf16 where the result is fp32) is laid into the result's
 // rows first, and the product added to it: as exact, for another write and read of the result.
@@ -47,6 +47,7 @@ void linear_forward(const Context& context, LinearEngine& engine, const LinearFo
   require_unquantised(op.x, "x");
   require_unquantised(op.weight, "the weight");
   require_same(op.x.dtype, op.bias, "linear", "the bias");
+  require_same(op.out.dtype, op.pre, "linear", "pre");
   const std::int64_t count = op.rows * op.out_features;
   if (count > 0) {
     Product product{.M = op.rows,
@@ -58,11 +59,9 @@ void linear_forward(const Context& context, LinearEngine& engine, const LinearFo
                     .out = op.out,
                     .out_stride = out_stride(op),
                     .bias = op.bias,
-                    .activation = op.activation,
-                    .pre = op.pre};
-    if (!engine.try_run(context.stream, product)) {
+                    .activation = op.activation};
+    if (op.pre || !engine.try_run(context.stream, product)) {
       product.activation = Activation::none;
-      product.pre = {};
       product.out = op.pre ? op.pre : op.out;
       run_with_bias(context, engine, product);
       if (op.pre || op.activation != Activation::none)

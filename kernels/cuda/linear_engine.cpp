@@ -16,8 +16,6 @@
 namespace outeffhop::cuda {
 namespace {
 
-constexpr std::int64_t kAuxElements = 8;  // an auxiliary matrix's leading dimension is a multiple of this
-
 bool is_aligned(const void* data, std::uintptr_t bytes) { return reinterpret_cast<std::uintptr_t>(data) % bytes == 0; }
 
 std::int64_t a_stride(const Product& product) {
@@ -25,7 +23,7 @@ std::int64_t a_stride(const Product& product) {
 }
 std::int64_t out_stride(const Product& product) { return product.out_stride ? product.out_stride : product.N; }
 
-/// What cuBLASLt calls the product's bias, activation and pre; none where it cannot do them all. It has no erf form of GELU,
+/// What cuBLASLt calls the product's bias and activation; none where it cannot do them all. It has no erf form of GELU,
 /// and how exact its tanh form is nobody promises: enough for a result in bf16. Its ReLU is max(x, 0), which may make 0 of
 /// NaN.
 std::optional<std::uint32_t> epilogue_of(const Product& product) {
@@ -36,15 +34,10 @@ std::optional<std::uint32_t> epilogue_of(const Product& product) {
   }
   switch (product.activation) {
     case Activation::none:
-      if (product.pre) return {};
       break;
     case Activation::gelu_tanh:
       if (product.out.dtype != DType::bf16) return {};
       epilogue |= CUBLASLT_EPILOGUE_GELU;
-      if (product.pre) {
-        if (out_stride(product) % kAuxElements != 0 || !is_aligned(product.pre.data, kEpilogueAlignment)) return {};
-        epilogue |= kAuxBit;
-      }
       break;
     case Activation::gelu_erf:
     case Activation::relu:
@@ -69,7 +62,6 @@ void check_product(const Product& product) {
   require_same(product.a.dtype, product.b, name, "its second operand");
   if (product.a.dtype != DType::bf16 || product.out.dtype != DType::f32)
     require_same(product.a.dtype, product.out, name, "its result");
-  require_same(product.out.dtype, product.pre, name, "pre");
 }
 
 bool is_captured(cudaStream_t stream) {

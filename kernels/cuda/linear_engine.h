@@ -12,8 +12,8 @@
 
 namespace outeffhop::cuda {
 
-/// pre = a b + bias, or pre = out + a b;  out = activation(pre). Row-major matrices, of fp32 with an fp32 result, or of bf16
-/// with a bf16 or fp32 result; sums are made in fp32 (never in TF32) and rounded once.
+/// out = activation(a b + bias), or out += a b. Row-major matrices, of fp32 with an fp32 result, or of bf16 with a bf16 or
+/// fp32 result; sums are made in fp32 (never in TF32) and rounded once.
 struct Product {
   std::int64_t M = 0, N = 0, K = 0;  ///< none is 0
   ConstTensor a;                     ///< (M, K); stored (K, M) when a_transposed
@@ -22,11 +22,10 @@ struct Product {
   ConstTensor b;  ///< (K, N); stored (N, K) when b_transposed
   bool b_transposed = false;
   Tensor out;                   ///< (M, N)
-  std::int64_t out_stride = 0;  ///< of out and pre: elements from one row to the next; 0: N
+  std::int64_t out_stride = 0;  ///< elements from one row to the next; 0: N
   bool accumulate = false;  ///< without bias and activation
   ConstTensor bias = {};    ///< (N) or null
   Activation activation = Activation::none;
-  Tensor pre = {};  ///< (M, N), of out's type, or null
 };
 
 /// "13.0.2".
@@ -38,8 +37,8 @@ class LinearEngine {
   LinearEngine();
   ~LinearEngine();
 
-  /// Runs the product as one call of cuBLASLt. False, and nothing is done, where there is none that does all of it: bias,
-  /// activation and pre have to be what an epilogue can do, and cuBLASLt has to have an algorithm. The first product of its
+  /// Runs the product as one call of cuBLASLt. False, and nothing is done, where there is none that does all of it: bias
+  /// and activation have to be what an epilogue can do, and cuBLASLt has to have an algorithm. The first product of its
   /// kind waits for the stream, to measure; it may not be recorded.
   bool try_run(cudaStream_t stream, const Product& product);
   /// The same, but throws Error(unsupported) instead.

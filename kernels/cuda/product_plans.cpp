@@ -47,11 +47,9 @@ ProductPlan describe(const ProductKey& key) {
   set(description, CUBLASLT_MATMUL_DESC_TRANSB, std::int32_t{key.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N});
   set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue);
   if (key.epilogue & kBiasBit) set(description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, std::int32_t{type_of(key.out)});
-  if (key.epilogue & kAuxBit) set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, key.out_stride);
   // The search takes what later pointers are aligned to from the ones it is shown, and null for every alignment.
   const void* const least_aligned = reinterpret_cast<const void*>(kEpilogueAlignment);
   if (key.epilogue & kBiasBit) set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, least_aligned);
-  if (key.epilogue & kAuxBit) set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, least_aligned);
   plan.a = key.a_transposed ? layout_of(key.operands, key.K, key.M, key.a_stride)
                             : layout_of(key.operands, key.M, key.K, key.a_stride);
   plan.b = key.b_transposed ? layout_of(key.operands, key.N, key.K, key.K) : layout_of(key.operands, key.K, key.N, key.N);
@@ -96,7 +94,6 @@ bool accepts(cublasLtHandle_t handle, const ProductPlan& plan, const cublasLtMat
 cublasStatus_t multiply(const ProductStream& on, const ProductPlan& plan, const cublasLtMatmulAlgo_t& algorithm,
                         const Product& product) {
   if (product.bias) set(plan.description.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, product.bias.data);
-  if (product.pre) set(plan.description.get(), CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, product.pre.data);
   const float alpha = 1, beta = product.accumulate ? 1 : 0;
   // out^T = b^T a^T, which is what column-major eyes see: the operands change places.
   return cublasLtMatmul(on.handle, plan.description.get(), &alpha, product.b.data, plan.b.get(), product.a.data,

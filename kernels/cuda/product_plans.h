@@ -26,8 +26,8 @@ using Handle = Owned<cublasLtHandle_t, cublasLtDestroy>;
 using Description = Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
 using Layout = Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
 
-/// Bits of epilogues.
-constexpr std::uint32_t kBiasBit = CUBLASLT_EPILOGUE_BIAS, kAuxBit = CUBLASLT_EPILOGUE_GELU_AUX & ~CUBLASLT_EPILOGUE_GELU;
+/// Of an epilogue.
+constexpr std::uint32_t kBiasBit = CUBLASLT_EPILOGUE_BIAS;
 /// The epilogue's vector loads and stores fault on less, whatever the algorithm was asked for.
 constexpr std::uintptr_t kEpilogueAlignment = 16;
 

@@ -72,7 +72,10 @@ void Ops<Real>::run(const LinearForward& op) {
       for (std::int64_t i = 0; i < op.in; ++i) pre += x[r * op.in + i] * weight[o * op.in + i];
       pre += bias[o];
       const std::int64_t element = r * stride + o;
-      if (op.pre) write(op.pre, element, pre);
+      if (op.pre) {
+        write(op.pre, element, pre);
+        pre = read<Real>(op.pre, element);
+      }
       write(op.out, element, activate(op.activation, pre));
       const double stored = std::fabs(read<double>(op.out, element));
       if (!(stored <= max_abs)) max_abs = stored;  // a NaN is shown, not hidden

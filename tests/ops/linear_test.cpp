@@ -41,13 +41,15 @@ OpCase forward_case(const Shape& shape, const Forward& f) {
   op_case.input("bias", normal_values(rng, shape.out));
   if (f.pre) op_case.output("pre", shape.rows * shape.out);
   op_case.output("out", out.extent(), f.fp32_out ? Precision::statistic : Precision::storage).region("rows", out);
+  if (f.pre) op_case.output("out_again", shape.rows * shape.out);
   if (f.max_abs) op_case.output("max_abs", 1, Precision::fp32).not_judged();
-  if (f.max_abs)
-    op_case.also = [](const Results& results) {
-      double largest = 0;
-      for (const double value : results["out"].values) largest = std::max(largest, std::fabs(value));
-      CHECK(results["max_abs"].values[0] == largest);  // of what is stored, so exactly
-    };
+  op_case.also = [=](const Results& results) {
+    if (f.pre) CHECK(results["out_again"].bytes == results["out"].bytes);
+    if (!f.max_abs) return;
+    double largest = 0;
+    for (const double value : results["out"].values) largest = std::max(largest, std::fabs(value));
+    CHECK(results["max_abs"].values[0] == largest);  // of what is stored, so exactly
+  };
   op_case.call = [=](Device& device, const Operands& at) {
     LinearForward op;
     op.rows = shape.rows;
@@ -62,6 +64,7 @@ OpCase forward_case(const Shape& shape, const Forward& f) {
     if (f.gap) op.out_stride = out.row_stride;
     if (f.max_abs) op.max_abs = at.float_pointer("max_abs");
     device.run(op);
+    if (f.pre) device.run(ActivationForward{shape.rows * shape.out, f.activation, at["pre"], at["out_again"]});
   };
   return op_case;
 }
