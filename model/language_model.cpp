@@ -34,6 +34,11 @@ void LanguageModel::plan(Arena& activations, Arena& workspace) {
   scratch_.wide = workspace.take(std::max(sublayer, Head::padded_rows(rows) * C), most.dtype);
 }
 
+void LanguageModel::plan_layers(Arena& activations) {
+  const Capacity most = capacity();
+  for (std::size_t i = 0; i < layers_.size(); ++i) layers_[i].plan({activations, most, i == 0}, layers_[0]);
+}
+
 void LanguageModel::allocate() {
   Arena counted_activations, counted_workspace;
   plan(counted_activations, counted_workspace);
@@ -61,7 +66,7 @@ Pass LanguageModel::make_pass(const ModelBatch& batch, SiteVisitor* visitor, boo
   require(batch.label_count <= batch.B * batch.T, "a batch of {} tokens has {} labels", batch.B * batch.T,
           batch.label_count);
   require(!dropout || batch.sample_ids, "dropout needs the sample indices of the batch");
-  return {device_, batch, scratch_, sites_, visitor, backward_follows, dropout, options_.seed};
+  return {device_, batch, scratch_, sites_, visitor, backward_follows, dropout, options_.seed, options_.recompute};
 }
 
 void LanguageModel::forward(const ModelBatch& batch, double* loss_sum, SiteVisitor* visitor) {

@@ -66,12 +66,20 @@ struct MemoryPlan {
   std::size_t master_weights = 0, storage_weights = 0, gradients = 0, activations = 0, workspace = 0;
 };
 
+/// Which activations a layer does not keep until its backward, but makes again then. The gradients are the same to the bit.
+enum class Recompute : std::uint8_t {
+  none,
+  cheap,  ///< what an elementwise op makes from another activation: outputs of layer norms and of the MLP's activation
+  block,  ///< all but the layer's input: most of its forward runs twice
+};
+
 struct ModelOptions {
   DType dtype = DType::f32;       ///< storage of parameters and activations: f32, bf16 (f64 on the reference device)
   std::int64_t max_batch = 1;     ///< largest micro-batch B
   std::int64_t max_sequence = 1;  ///< largest T
   bool training = true;           ///< false: no gradients, activations of one layer only
   std::uint64_t seed = 0;         ///< keys dropout
+  Recompute recompute = Recompute::none;
 };
 
 class Model {

@@ -11,13 +11,46 @@
 
 namespace outeffhop {
 
+/// What it takes to make an activation of a layer again when its backward needs it.
+enum class Remade : std::uint8_t {
+  elementwise,  ///< an elementwise op on another activation of the layer
+  products,     ///< the layer's forward from its input on
+  never,        ///< it is what the layer's input is made from
+};
+
 /// The largest batch that memory is planned for.
 struct Capacity {
   std::int64_t B = 0, T = 0;
   DType dtype = DType::f32;
   bool training = false;
+  Recompute recompute = Recompute::none;
 
   std::int64_t rows() const { return B * T; }
+
+  /// Whether each layer has such an activation for itself, until its backward. If not, all layers share that of the first.
+  bool keeps(Remade remade) const {
+    if (!training) return false;
+    switch (recompute) {
+      case Recompute::none: return true;
+      case Recompute::cheap: return remade != Remade::elementwise;
+      case Recompute::block: return remade == Remade::never;
+    }
+    return true;
+  }
+};
+
+/// Memory for the activations of one layer.
+struct LayerArena {
+  Arena& arena;
+  const Capacity& capacity;
+  bool is_first = true;  ///< or the only one: it has memory for everything
+
+  std::int64_t rows() const { return capacity.rows(); }
+  DType dtype() const { return capacity.dtype; }
+  /// A tensor of the layer's own, or `first`, which is that of the first layer.
+  Tensor take(std::int64_t count, DType dtype, Remade remade, Tensor first) const {
+    return is_first || capacity.keeps(remade) ? arena.take(count, dtype) : first;
+  }
 };
 
 /// Memory that no block owns: gradients of activations while they travel backward, and what is used up at once.
@@ -52,6 +85,7 @@ struct Pass {
   bool backward_follows = false;  ///< save what the backward reads
   bool dropout_on = false;
   std::uint64_t seed = 0;
+  Recompute recompute = Recompute::none;
 
   std::int64_t B() const { return batch.B; }
   std::int64_t T() const { return batch.T; }

@@ -20,12 +20,18 @@ void require_bytes(double bytes, const ModelConfig& config, const ModelOptions& 
   fail(ErrorKind::unsupported,
        "a model of {} layers, {} channels and {} token ids with {} sequences of {} tokens at a time needs {} of memory, but "
        "this machine has {}: take a smaller batch (training.micro_batch_size, evaluation.batch_size; eval: --batch-size), "
-       "a shorter sequence or a smaller model",
+       "a shorter sequence or a smaller model{}",
        config.num_hidden_layers, config.hidden_size, config.vocab_size, options.max_batch, options.max_sequence,
-       bytes_text(bytes), bytes_text(limit));
+       bytes_text(bytes), bytes_text(limit), recompute_hint(options));
 }
 
 }  // namespace
+
+std::string recompute_hint(const ModelOptions& options) {
+  if (!options.training || options.recompute == Recompute::block) return "";
+  return fmt::format(", or keep fewer activations (training.recompute: {}\"block\")",
+                     options.recompute == Recompute::none ? "\"cheap\" or " : "");
+}
 
 double memory_of_machine() {
   double bytes = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));

@@ -54,7 +54,9 @@ std::vector<MemoryPart> plan_memory(const RunInputs& inputs, const Model& model,
           {"weights in storage", plan.storage_weights},
           {"gradients", plan.gradients},
           {"moments", 2 * state},
-          {"activations", plan.activations},
+          {config.training.recompute == "none" ? "activations"
+                                               : fmt::format("activations (recompute: {})", config.training.recompute),
+           plan.activations},
           {"workspace", plan.workspace},
           {"checkpoint snapshot", 3 * state},
           {"batches", device_batch.bytes() + batches * batch},
@@ -93,6 +95,25 @@ double flops_per_token(const RunInputs& inputs) {
   return training_flops(inputs.config.model, work_of_sequence(inputs)) / tokens_of_sequence(inputs.sampler);
 }
 
+namespace {
+
+std::string work_line(const RunInputs& inputs) {
+  const Config& config = inputs.config;
+  std::string line = fmt::format("work        {} FLOPs a token, forward and backward", count_text(flops_per_token(inputs)));
+  if (config.data.sampling != "stream") {
+    line += fmt::format(" (attention and labels as in {} rows)",
+                        std::min<std::uint64_t>(kCountedRows, inputs.sampler.sample_count()));
+  }
+  if (config.training.recompute == "block") {
+    line += fmt::format(
+        "; {} more to recompute, which no rate counts",
+        count_text(recomputed_flops(config.model, work_of_sequence(inputs)) / tokens_of_sequence(inputs.sampler)));
+  }
+  return line;
+}
+
+}  // namespace
+
 std::vector<std::string> plan_lines(const RunInputs& inputs, const Model& model, std::int64_t done) {
   const Config& config = inputs.config;
   const ModelConfig& m = config.model;
@@ -107,11 +128,7 @@ std::vector<std::string> plan_lines(const RunInputs& inputs, const Model& model,
       fmt::format("model       {} with {} attention: {} layers, {} channels, {} heads, vocabulary {}; {} parameters, {}",
                   m.model_type, m.attn_softmax, m.num_hidden_layers, m.hidden_size, m.num_attention_heads, m.vocab_size,
                   count_text(static_cast<double>(model.parameters().total())), config.training.dtype),
-      fmt::format("work        {} FLOPs a token, forward and backward{}", count_text(flops_per_token(inputs)),
-                  config.data.sampling == "stream"
-                      ? ""
-                      : fmt::format(" (attention and labels as in {} rows)",
-                                    std::min<std::uint64_t>(kCountedRows, inputs.sampler.sample_count()))),
+      work_line(inputs),
       fmt::format("data        {} tokens in {} shards, {}", count_text(static_cast<double>(inputs.shards.token_count())),
                   inputs.shards.shards().size(), inputs.sampler.description()),
       fmt::format("training    {} steps of {} sequences ({} x {} at a time): {} tokens, {:.3g} epochs",

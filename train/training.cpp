@@ -45,6 +45,7 @@ ModelOptions model_options(const Config& config) {
   if (!config.data.validation.empty()) options.max_batch = std::max(options.max_batch, config.evaluation.batch_size);
   options.max_sequence = config.data.sequence_length;
   options.seed = static_cast<std::uint64_t>(config.training.seed);
+  options.recompute = recompute_of(config.training.recompute);
   return options;
 }
 
@@ -199,7 +200,8 @@ void Trainer::describe() {
   const auto memory = [&] { return plan_memory(inputs, *model_, device_batch_, resident_memory()); };
   const std::int64_t left = std::max<std::int64_t>(0, config_.training.steps - done);
   if (const double available = available_memory(); static_cast<double>(total_bytes(memory())) > available) {
-    say(fmt::format("time        no step was timed: {} of memory are available here", bytes_text(available)));
+    say(fmt::format("time        no step was timed: {} of memory are available here; take a smaller micro-batch{}",
+                    bytes_text(available), recompute_hint(model_options(config_))));
   } else if (left > 0) {
     say("time        " + time_text(time_step(inputs, model_options(config_), *device), left));
   }

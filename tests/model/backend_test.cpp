@@ -118,6 +118,31 @@ TEST_CASE("the backend repeats itself bit for bit") {
   }
 }
 
+TEST_CASE("what is made again for the backward has the bits that it had") {
+  for (ModelConfig config : {small(tiny_bert()), small(tiny_opt())}) {
+    config.num_hidden_layers = 3;  // the last one's activations are still there
+    config.hidden_act = config.model_type == "bert" ? "gelu" : "gelu_new";
+    std::mt19937_64 rng = generator(1250);
+    const HostBatch batch = random_batch(config, rng, 2, 11, {11, 6});
+    const std::vector<double> parameters = random_parameters(make_parameter_table(config), rng);
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const auto result = [&](Recompute recompute) {
+        const std::unique_ptr<Device> device = backend_under_test();
+        ModelUnderTest model(config, {dtype, 2, 11, true, 9, recompute}, *device);
+        model.set_parameters(parameters);
+        return model.forward_backward(batch, true);
+      };
+      const LossAndGradient kept = result(Recompute::none);
+      for (const Recompute recompute : {Recompute::cheap, Recompute::block}) {
+        INFO(describe(config) << ", " << name_of(dtype) << ", policy " << static_cast<int>(recompute));
+        const LossAndGradient remade = result(recompute);
+        CHECK(remade.loss == kept.loss);
+        CHECK(remade.gradient == kept.gradient);
+      }
+    }
+  }
+}
+
 TEST_CASE("the backend's observed forward equals its fused one") {
   struct Everything : SiteVisitor {
     std::size_t visits = 0;
