@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -125,15 +126,13 @@ class Session:
 
     @staticmethod
     def _end(process: subprocess.Popen) -> None:
-        for sign, patience in ((signal.SIGTERM, 3), (signal.SIGKILL, 3)):
-            try:
-                os.killpg(process.pid, sign)
-                process.wait(timeout=patience)
-                return
-            except ProcessLookupError:
-                return
-            except subprocess.TimeoutExpired:
-                continue
+        """Asks it and all that it started to end, and ends what does not."""
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=3)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def must_run(self, command: list, log: str, limit: float | None = None) -> Command:
         done = self.run(command, log, limit)
