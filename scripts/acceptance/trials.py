@@ -36,14 +36,14 @@ def configuration(session: Session, family: str, dtype: str) -> dict:
 
 
 def train(session: Session, config: dict, name: str, *options: str) -> pathlib.Path:
-    """The folder of a run, whose former self is gone unless it goes on."""
+    """The folder of a run, whose former self is gone unless it goes on (--resume auto)."""
     run = session.work / name
-    if "--resume" not in options:
+    if "auto" not in options:
         shutil.rmtree(run, ignore_errors=True)
     file = session.work / f"{name}.json"
     file.write_text(json.dumps(config, indent=1))
     session.must_run([session.program("outeffhop"), "train", "--config", file, "--out", run, "--device", session.device, "--quiet",
-                      *options], f"train_{name}_{'_'.join(option.strip('-') for option in options) or 'whole'}", 120)
+                      *options], f"train_{name}{'_on' if 'auto' in options else ''}", 120)
     return run
 
 
@@ -71,8 +71,9 @@ def differences(first: pathlib.Path, second: pathlib.Path) -> list[str]:
     return found
 
 
-def compare(session: Session, what: str, dtypes: tuple[str, ...], other: Callable[[dict, str], pathlib.Path]) -> Outcome:
-    """`other`(config, name) makes a run that has to have the bits of the ordinary one."""
+def compare(session: Session, what: str, dtypes: tuple[str, ...], other: Callable[[dict, str, str], pathlib.Path]) -> Outcome:
+    """`other`(config, name, begin) makes a run that has to have the bits of the ordinary one. Both begin from the checkpoint
+    of a first step, with its plans of matrix products: a GPU that measured them twice could choose differently."""
     session.needs_device()
     rows = []
     for family in ("bert", "opt"):
@@ -81,10 +82,12 @@ def compare(session: Session, what: str, dtypes: tuple[str, ...], other: Callabl
             config = configuration(session, family, dtype)
             whole = session.work / f"{name}_whole"
             if not whole.exists():
-                whole = train(session, config, f"{name}_whole")
-            if len(losses(whole)) != STEPS:
-                raise Failure(f"{whole} logged {len(losses(whole))} steps, expected {STEPS}")
-            found = differences(whole, other(config, name))
+                first = train(session, config, f"{name}_first", "--stop-after", "1")
+                whole = train(session, config, f"{name}_whole", "--resume", str(last_checkpoint(first)))
+            begin = str(last_checkpoint(session.work / f"{name}_first"))
+            if len(losses(whole)) != STEPS - 1:
+                raise Failure(f"{whole} logged {len(losses(whole))} steps, expected {STEPS - 1}")
+            found = differences(whole, other(config, name, begin))
             rows.append([family, dtype, f"{losses(whole)[0]:.4f} to {losses(whole)[-1]:.4f}", ", ".join(found) or "the same bits"])
             if found:
                 raise Failure(f"{family}, {dtype}: {what} differs in {', '.join(found)}")
@@ -96,7 +99,8 @@ def identity(session: Session) -> Outcome:
     session.needs_device()
     for old in session.work.glob("*_whole"):  # of an earlier build
         shutil.rmtree(old)
-    return compare(session, "a second run", ("bf16", "fp32"), lambda config, name: train(session, config, f"{name}_again"))
+    return compare(session, "a second run", ("bf16", "fp32"),
+                   lambda config, name, begin: train(session, config, f"{name}_again", "--resume", begin))
 
 
 def has_option(session: Session, option: str) -> bool:
@@ -109,12 +113,12 @@ def eager(session: Session) -> Outcome:
     if not has_option(session, "--eager"):
         raise Skip("this build has no option --eager: it records no graphs")
     return compare(session, "an eager run", ("bf16", "fp32"),
-                   lambda config, name: train(session, config, f"{name}_eager", "--eager"))
+                   lambda config, name, begin: train(session, config, f"{name}_eager", "--resume", begin, "--eager"))
 
 
 def resume(session: Session) -> Outcome:
-    def parts(config: dict, name: str) -> pathlib.Path:
-        train(session, config, f"{name}_parts", "--stop-after", str(STOP_AFTER))
+    def parts(config: dict, name: str, begin: str) -> pathlib.Path:
+        train(session, config, f"{name}_parts", "--resume", begin, "--stop-after", str(STOP_AFTER))
         return train(session, config, f"{name}_parts", "--resume", "auto")
     return compare(session, "a run that was stopped and resumed", ("bf16",), parts)
 
