@@ -12,8 +12,9 @@ namespace outeffhop {
 /// BERT has all of it; OPT has a projection (project_out) only where its embeddings are narrower than C.
 ///
 /// The vocabulary is the widest dimension of the model, so only labelled rows come here, gathered, and a chunk at a time:
-/// logits never take more than a planned number of rows. Rows of a chunk are rounded up to whole buckets, so that the shapes
-/// of the products repeat from batch to batch; the padding rows get no loss and no gradient. No label is dropped.
+/// logits never take more than a planned number of rows. Labels come padded to whole buckets, and chunks are whole buckets of
+/// them, so that the shapes of all ops repeat from batch to batch; the padding rows get no loss and no gradient. No label is
+/// dropped.
 class Head {
  public:
   static constexpr std::int64_t kBucket = 64;        ///< rows
@@ -28,7 +29,7 @@ class Head {
   LinearLayer decoder;  ///< weight (V, E), tied to the word embeddings; bias (V) or null
   std::size_t projection_site = 0, activation_site = 0, norm_site = 0, logits_site = 0;
 
-  /// Rows that `count` labels take in a d_rows tensor.
+  /// Entries that `count` labels take in a batch's label arrays, and rows in a d_rows tensor.
   static std::int64_t padded_rows(std::int64_t count) { return (count + kBucket - 1) / kBucket * kBucket; }
 
   /// Logits of a chunk take at most `logit_bytes`, or one bucket.
@@ -38,18 +39,18 @@ class Head {
   void forward(const Pass& pass, ConstTensor hidden, double* loss_sum) const;
 
   /// As forward, and accumulates the gradients of the parameters. d_rows (padded_rows(N), C): row i is the gradient of the
-  /// hidden state at label_rows[i].
+  /// hidden state at label_rows[i], and 0 where that is padding.
   void forward_backward(const Pass& pass, ConstTensor hidden, double* loss_sum, Tensor d_rows) const;
 
   /// The logits of every position, (B, T, V), unrounded, to host memory. hidden (B, T, C).
   void all_logits(const Pass& pass, ConstTensor hidden, void* host_out) const;
 
  private:
-  /// A chunk of labels: [begin, begin + count), in `padded` rows.
+  /// A chunk of the padded labels: [begin, begin + rows), of which the first `labels` are none of the padding.
   struct Chunk {
-    std::int64_t begin = 0, count = 0, padded = 0;
+    std::int64_t begin = 0, rows = 0, labels = 0;
   };
-  Chunk chunk_at(std::int64_t begin, std::int64_t total) const;  ///< empty at the end
+  Chunk chunk_at(std::int64_t begin, std::int64_t label_count) const;  ///< without rows at the end
   ConstTensor gather(const Pass& pass, ConstTensor hidden, const Chunk& chunk) const;
   ConstTensor transform(const Pass& pass, ConstTensor rows, const Chunk& chunk) const;
   void decode(const Pass& pass, ConstTensor transformed, std::int64_t rows, Tensor logits, std::int64_t stride) const;

@@ -79,10 +79,10 @@ void LanguageModel::forward_backward(const ModelBatch& batch, double* loss_sum, 
   const Pass pass = make_pass(batch, nullptr, true, dropout);
   if (batch.label_count == 0) return;  // the sum over no labels: loss and every gradient are 0
 
-  const Tensor d_rows = scratch_.wide;  // (N rounded up, C); nothing else needs `wide` before the body's backward
+  const Tensor d_rows = scratch_.wide;  // (padded labels, C); nothing else needs `wide` before the body's backward
   head_.forward_backward(pass, body_forward(pass), loss_sum, d_rows);
   ScatterRows op;
-  op.count = batch.label_count;
+  op.count = Head::padded_rows(batch.label_count);
   op.rows = pass.rows();
   op.C = config_.hidden_size;
   op.index = batch.label_rows;

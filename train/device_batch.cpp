@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "model/head.h"
+
 namespace outeffhop {
 namespace {
 
@@ -55,13 +57,14 @@ DeviceBatch::DeviceBatch(Device& device, const ModelConfig& config, std::int64_t
       padding_position_(padding_position(config)),
       position_rows_(config.max_position_embeddings + position_offset_) {
   const auto tokens = static_cast<std::size_t>(max_batch * max_sequence);
-  for (Buffer* buffer : {&input_ids_, &position_ids_, &type_ids_, &label_rows_, &label_ids_}) {
-    *buffer = Buffer(device, tokens * sizeof(std::int32_t));
-  }
+  for (Buffer* buffer : {&input_ids_, &position_ids_, &type_ids_}) *buffer = Buffer(device, tokens * sizeof(std::int32_t));
+  const auto most_labels = static_cast<std::size_t>(Head::padded_rows(max_batch * max_sequence));
+  for (Buffer* buffer : {&label_rows_, &label_ids_}) *buffer = Buffer(device, most_labels * sizeof(std::int32_t));
   key_ranges_ = Buffer(device, 2 * tokens * sizeof(std::int32_t));
   key_lengths_ = Buffer(device, static_cast<std::size_t>(max_batch) * sizeof(std::int32_t));
   sample_ids_ = Buffer(device, static_cast<std::size_t>(max_batch) * sizeof(std::uint64_t));
-  for (auto* values : {&positions_, &rows_, &ids_}) values->reserve(tokens);
+  positions_.reserve(tokens);
+  for (auto* values : {&rows_, &ids_}) values->reserve(most_labels);
 }
 
 std::size_t DeviceBatch::bytes() const {
@@ -99,6 +102,8 @@ ModelBatch DeviceBatch::upload(const Batch& batch, const std::vector<std::int32_
   }
   check_ids(positions_, position_rows_, "position");
   check_ids(ids_, vocab_size_, "label");
+  const std::int64_t label_count = std::ssize(rows_);
+  for (auto* values : {&rows_, &ids_}) values->resize(static_cast<std::size_t>(Head::padded_rows(label_count)), -1);
 
   copy_in(device_, input_ids_, batch.input_ids);
   copy_in(device_, position_ids_, positions_);
@@ -118,7 +123,7 @@ ModelBatch DeviceBatch::upload(const Batch& batch, const std::vector<std::int32_
   view.key_lengths = batch.key_lengths.empty() ? nullptr : key_lengths_.as<std::int32_t>();
   view.key_ranges = batch.key_ranges.empty() ? nullptr : key_ranges_.as<std::int32_t>();
   view.sample_ids = sample_ids_.as<std::uint64_t>();
-  view.label_count = static_cast<std::int64_t>(rows_.size());
+  view.label_count = label_count;
   view.label_rows = label_rows_.as<std::int32_t>();
   view.label_ids = label_ids_.as<std::int32_t>();
   return view;
