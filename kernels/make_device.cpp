@@ -12,7 +12,7 @@ std::unique_ptr<Device> make_device(const DeviceOptions& options) {
   if (options.kind == "auto" || options.kind == "cpu") return cpu::make_cpu_device(options.threads);
   if (options.kind == "cuda") {
 #if OUTEFFHOP_HAS_CUDA
-    return cuda::make_cuda_device();
+    return cuda::make_cuda_device(options.eager);
 #else
     fail(ErrorKind::unsupported, "device \"{}\" is not in this build; it has \"cpu\"", options.kind);
 #endif

@@ -3,7 +3,10 @@
 #include <optional>
 
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/copies_ahead.h"
+#include "kernels/cuda/graphs.h"
 #include "kernels/cuda/linear_engine.h"
+#include "kernels/cuda/profiler_ranges.h"
 #include "kernels/cuda/staging.h"
 
 namespace outeffhop::cuda {
@@ -11,7 +14,7 @@ namespace {
 
 class CudaDevice final : public Device {
  public:
-  CudaDevice() {
+  explicit CudaDevice(bool eager) : eager_(eager) {
     int devices = 0;  // stays as it is where there is no driver
     OUTEFFHOP_CUDA(cudaGetDeviceCount(&devices));
     if (devices == 0) check(cudaErrorNoDevice, "cudaGetDeviceCount");
@@ -19,8 +22,7 @@ class CudaDevice final : public Device {
     OUTEFFHOP_CUDA(cudaGetDeviceProperties(&properties_, 0));
     if (properties_.major < 8)
       fail(ErrorKind::unsupported,
-           "device \"cuda\" needs a GPU of compute capability 8.0 or newer, and {} has {}.{}: train on the CPU (--device "
-           "cpu)",
+           "device \"cuda\" needs a GPU of compute capability 8.0 or newer, and {} has {}.{}: train on the CPU (--device cpu)",
            properties_.name, properties_.major, properties_.minor);
     context_.shared_bytes = properties_.sharedMemPerBlockOptin;
     context_.multiprocessors = properties_.multiProcessorCount;
@@ -48,9 +50,13 @@ class CudaDevice final : public Device {
            cudaGetErrorString(status));
     }
     zero(data, bytes);
+    ahead_.follow(context_.stream);
     return data;
   }
-  void release(void* data) noexcept override { cudaFree(data); }
+  void release(void* data) noexcept override {
+    graphs_.clear();  // one of them may use it
+    cudaFree(data);
+  }
   void copy_in(void* to, const void* from, std::size_t bytes) override {
     staging_.copy_in(to, from, bytes, context_.stream);
   }
@@ -65,6 +71,22 @@ class CudaDevice final : public Device {
     if (bytes) OUTEFFHOP_CUDA(cudaMemsetAsync(data, 0, bytes, context_.stream));
   }
   void synchronize() override { OUTEFFHOP_CUDA(cudaStreamSynchronize(context_.stream)); }
+  void copy_in_ahead(void* to, const void* from, std::size_t bytes) override {
+    ahead_.copy_in(to, from, bytes, context_.stream);
+  }
+  void await_copies_ahead() override { ahead_.await(context_.stream); }
+
+  void repeat(const WorkKey& key, const std::function<void()>& work) override {
+    if (!eager_) return graphs_.repeat(key, work);
+    const Range range(*this, std::string(key.name).c_str());
+    work();
+  }
+  void begin_range(const char* name) override {
+    if (eager_) begin_profiler_range(name);
+  }
+  void end_range() override {
+    if (eager_) end_profiler_range();
+  }
 
   void run(const EmbeddingForward& op) override { embedding_forward(context_, op); }
   void run(const EmbeddingBackward& op) override { embedding_backward(context_, op); }
@@ -90,16 +112,19 @@ class CudaDevice final : public Device {
   void run(const Cast& op) override { cast(context_, op); }
 
  private:
+  const bool eager_;
   cudaDeviceProp properties_{};
   Workspace workspace_;
   Staging staging_;
+  CopiesAhead ahead_;
   Context context_{nullptr, workspace_};
+  GraphCache graphs_{context_};
   std::optional<LinearEngine> linear_;  // made when the device is chosen
 };
 
 }  // namespace
 
-std::unique_ptr<Device> make_cuda_device() { return std::make_unique<CudaDevice>(); }
+std::unique_ptr<Device> make_cuda_device(bool eager) { return std::make_unique<CudaDevice>(eager); }
 
 Workspace::~Workspace() { cudaFree(data_); }
 
@@ -111,6 +136,7 @@ void* Workspace::bytes(std::size_t bytes) {
     capacity_ = 0;
     OUTEFFHOP_CUDA(cudaMalloc(&data_, bytes));
     capacity_ = bytes;
+    ++generation_;
   }
   return data_;
 }

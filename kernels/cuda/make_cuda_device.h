@@ -7,7 +7,7 @@
 
 namespace outeffhop::cuda {
 
-/// The first GPU that CUDA lists. Throws Error(unsupported) where there is none, or no driver.
-std::unique_ptr<Device> make_cuda_device();
+/// The first GPU that CUDA lists; `eager` as in DeviceOptions. Throws Error(unsupported) where there is none, or no driver.
+std::unique_ptr<Device> make_cuda_device(bool eager);
 
 }  // namespace outeffhop::cuda

@@ -229,6 +229,12 @@ void set_devices(int count, std::size_t bytes_each);
 /// Names of the kernels launched since the last call, in order (the latest few thousand): which of several serves an op.
 std::vector<std::string> take_launched();
 
+/// Graphs that were captured, and replays that were asked for, since the last call.
+struct GraphCounts {
+  int captured = 0, launched = 0;
+};
+GraphCounts take_graph_counts();
+
 /// Everything that is allocated or made and not yet freed or destroyed, in words; what of it a device reset would lose.
 std::vector<std::string> live_objects();
 

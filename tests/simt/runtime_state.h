@@ -116,6 +116,7 @@ struct Runtime {
   std::size_t freed_bytes = 0;
   std::map<const void*, std::size_t> opted_in;  ///< kernels' largest dynamic shared memory
   std::vector<std::string> launched;            ///< kernels, for take_launched()
+  GraphCounts graph_counts;
   std::vector<std::string> faults;              ///< found where nothing may be thrown
   std::vector<std::function<void()>> when_dropped;
   int communicators = 0;  ///< of NCCL, that are not destroyed
