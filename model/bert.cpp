@@ -118,6 +118,7 @@ class Bert final : public LanguageModel {
   }
 
   void embed(const Pass& pass) {
+    const Range range(device_, "embeddings");
     EmbeddingForward op;
     op.rows = pass.rows();
     op.C = config_.hidden_size;
@@ -147,6 +148,7 @@ class Bert final : public LanguageModel {
   }
 
   void embed_backward(const Pass& pass, ConstTensor d_out) {
+    const Range range(device_, "embeddings");
     EmbeddingBackward op;
     op.rows = pass.rows();
     op.C = config_.hidden_size;

@@ -101,6 +101,7 @@ void Head::cross_entropy(const Pass& pass, const Chunk& chunk, std::int64_t stri
 }
 
 void Head::forward(const Pass& pass, ConstTensor hidden, double* loss_sum) const {
+  const Range range(pass.device, "head");
   const std::int64_t N = pass.batch.label_count;
   const std::int64_t stride = pass.wants(logits_site) ? V : logit_stride();  // a visitor is shown rows end to end
   for (Chunk chunk = chunk_at(0, N); chunk.rows > 0; chunk = chunk_at(chunk.begin + chunk.rows, N)) {
@@ -112,6 +113,7 @@ void Head::forward(const Pass& pass, ConstTensor hidden, double* loss_sum) const
 }
 
 void Head::forward_backward(const Pass& pass, ConstTensor hidden, double* loss_sum, Tensor d_rows) const {
+  const Range range(pass.device, "head");
   const std::int64_t N = pass.batch.label_count;
   for (Chunk chunk = chunk_at(0, N); chunk.rows > 0; chunk = chunk_at(chunk.begin + chunk.rows, N)) {
     const ConstTensor gathered = gather(pass, hidden, chunk);

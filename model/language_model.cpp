@@ -71,6 +71,7 @@ Pass LanguageModel::make_pass(const ModelBatch& batch, SiteVisitor* visitor, boo
 
 void LanguageModel::forward(const ModelBatch& batch, double* loss_sum, SiteVisitor* visitor) {
   const Pass pass = make_pass(batch, visitor, false, false);
+  const Range range(device_, "forward");
   head_.forward(pass, body_forward(pass), loss_sum);
 }
 
@@ -80,7 +81,13 @@ void LanguageModel::forward_backward(const ModelBatch& batch, double* loss_sum, 
   if (batch.label_count == 0) return;  // the sum over no labels: loss and every gradient are 0
 
   const Tensor d_rows = scratch_.wide;  // (padded labels, C); nothing else needs `wide` before the body's backward
-  head_.forward_backward(pass, body_forward(pass), loss_sum, d_rows);
+  ConstTensor hidden;                   // (B, T, C)
+  {
+    const Range range(device_, "forward");
+    hidden = body_forward(pass);
+  }
+  head_.forward_backward(pass, hidden, loss_sum, d_rows);
+  const Range range(device_, "backward");
   ScatterRows op;
   op.count = Head::padded_rows(batch.label_count);
   op.rows = pass.rows();

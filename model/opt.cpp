@@ -136,6 +136,7 @@ class Opt final : public LanguageModel {
 
   /// out (B, T, C) = tokens, projected where they are narrower than the model, plus positions.
   void embed(const Pass& pass, Tensor out) {
+    const Range range(device_, "embeddings");
     EmbeddingForward op;
     op.rows = pass.rows();
     op.token_ids = pass.batch.input_ids;
@@ -157,6 +158,7 @@ class Opt final : public LanguageModel {
   }
 
   void embed_backward(const Pass& pass, ConstTensor d_out) {
+    const Range range(device_, "embeddings");
     EmbeddingBackward op;
     op.rows = pass.rows();
     op.C = config_.hidden_size;

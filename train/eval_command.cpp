@@ -78,7 +78,7 @@ nlohmann::ordered_json run_eval(const EvalOptions& requested) {
   model_options.max_sequence = options.sequence_length;
   model_options.training = false;
   if (options.device != "cuda") require_memory(directory.config, model_options, 1);
-  const auto device = make_device({options.device, options.threads});
+  const auto device = make_device({options.device, options.threads, options.eager});
   const auto model = make_model(directory.config, model_options, *device);
   device->copy_in(model->master().data, directory.weights.data(), directory.weights.size() * sizeof(float));
   model->round_to_storage();

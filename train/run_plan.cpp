@@ -48,8 +48,8 @@ std::vector<MemoryPart> plan_memory(const RunInputs& inputs, const Model& model,
   const std::size_t token = (2 + (inputs.sampler.packs() ? 2 : 0)) * sizeof(std::int32_t);  // id, label, key range
   const std::size_t batch =
       micro * (static_cast<std::size_t>(inputs.sampler.length()) * token + sizeof(std::uint64_t) + sizeof(std::int32_t));
-  // Those that wait, the one that is being made, those of the step.
-  const std::size_t batches = loader_depth(config) + 1 + static_cast<std::size_t>(config.accumulation());
+  // Those that wait, the one that is being made, those of the step and of the next one.
+  const std::size_t batches = loader_depth(config) + 1 + 2 * static_cast<std::size_t>(config.accumulation());
   return {{"master weights", plan.master_weights},
           {"weights in storage", plan.storage_weights},
           {"gradients", plan.gradients},
@@ -181,7 +181,8 @@ StepTiming time_step(const RunInputs& inputs, const ModelOptions& options, Devic
     device.synchronize();
     pass_seconds = seconds_since(begin);
     begin = Clock::now();
-    (void)optimizer.finish_step();
+    optimizer.finish_step();
+    (void)optimizer.decision();
     update_seconds += seconds_since(begin);
   }
 

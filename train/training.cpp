@@ -50,7 +50,7 @@ ModelOptions model_options(const Config& config) {
 }
 
 DeviceOptions device_options(const TrainOptions& options, const Config& config) {
-  return {options.device, static_cast<int>(config.training.threads)};
+  return {options.device, static_cast<int>(config.training.threads), options.eager};
 }
 
 /// Files beside the shards that belong to their tokenizer: a checkpoint with them serves text, not only ids. Read once, as
@@ -118,6 +118,7 @@ class Trainer {
   const std::unique_ptr<Model> model_;
   Optimizer optimizer_;
   DeviceBatch device_batch_;
+  TrainingStep step_;
   CheckpointContext context_;
   TrainerState state_;
   SpikeWindow spike_window_;
@@ -165,6 +166,7 @@ Trainer::Trainer(const TrainOptions& options)
       model_(make_model(config_.model, model_options(config_), *device_)),
       optimizer_(*device_, *model_, config_.optimizer),
       device_batch_(*device_, config_.model, model_options(config_).max_batch, T_),
+      step_(*device_, *model_, optimizer_, device_batch_),
       spike_window_(config_.training.spike_zscore, config_.training.spike_window),
       progress_(isatty(STDOUT_FILENO) == 1) {
   const ShardMetadata& metadata = shards_.metadata();
@@ -437,7 +439,13 @@ int Trainer::run() {
   const std::int64_t steps = config_.training.steps;
   Loader loader(*sampler_, *objective_, config_.training.micro_batch_size, T_, config_.model.vocab_size,
                 static_cast<std::uint64_t>(state().samples), loader_depth(config_));
-  std::vector<Batch> batches(static_cast<std::size_t>(config_.accumulation()));
+  std::vector<Batch> batches(static_cast<std::size_t>(config_.accumulation())), following(batches.size());
+  const auto load = [&](std::vector<Batch>& into) {
+    const Clock::time_point begin = Clock::now();
+    for (Batch& batch : into) loader.next(batch);
+    window_loading_seconds_ += seconds_since(begin);
+  };
+  bool loaded = false;
 
   // The evaluation that a signal cut short.
   if (is_due(config_.evaluation.interval) && !metrics_->has_evaluation(state().step)) evaluate_now();
@@ -445,12 +453,20 @@ int Trainer::run() {
 
   while (state().step < steps) {
     const Clock::time_point begin = Clock::now();
-    for (Batch& batch : batches) loader.next(batch);
-    window_loading_seconds_ += seconds_since(begin);
+    if (!std::exchange(loaded, false)) load(batches);
     const double rate =
         learning_rate(config_.schedule, config_.optimizer.learning_rate, config_.training.steps, state().updates);
-    const StepControl control =
-        training_step(*model_, optimizer_, device_batch_, batches, rate, state().updates, spike_window_.limits());
+    step_.start(batches, rate, state().updates, spike_window_.limits());
+    if (state().step + 1 < steps) {  // while the device works
+      try {
+        load(following);
+        loaded = true;
+        device_batch_.prepare(following.front());
+      } catch (const Error&) {
+        // It is met again, and told, when the step begins that it belongs to.
+      }
+    }
+    const StepControl control = step_.finish();
     const double seconds = seconds_since(begin);
 
     state().step += 1;
@@ -459,6 +475,7 @@ int Trainer::run() {
       state().tokens += batch.token_count();
       window_tokens_ += batch.token_count();
     }
+    batches.swap(following);
     state().updates = control.updates;
     state().seconds += seconds;
     if (control.skip != kSkipNoLabels) state().bad_steps_in_a_row = control.skip ? state().bad_steps_in_a_row + 1 : 0;
