@@ -140,7 +140,7 @@ void attention_backward(const Context& context, const AttentionBackward& op) {
                                    {op.d_v, "d_v"}})
     check_same(op.q, view, kName, name);
   check_lse(op.lse, true, kName);
-  if (attention_backward_resident(context, op)) return;
+  if (attention_backward_resident(context, op) || attention_backward_tensor(context, op)) return;
   const std::int64_t queries = p.B * p.H * p.Tq, keys = p.B * p.H * p.Tk;
   auto* output_dot = context.workspace.array<float>(static_cast<std::size_t>(queries));
   const auto* lse = static_cast<const float*>(op.lse.data);
@@ -163,7 +163,6 @@ void attention_backward(const Context& context, const AttentionBackward& op) {
               .block = kThreads,
               .stream = context.stream},
              attention_output_dot_kernel<T>, p, heads<T>(op.o), heads<T>(op.d_o), output_dot, aligned);
-    if (attention_backward_tensor(context, op, output_dot)) return;
     with_channels(p.D, [&](auto channels) {
       if (op.d_q && queries > 0) {
         const std::int64_t samples = samples_of(op.d_q);

@@ -68,6 +68,13 @@ class Tile {
     shared_array<std::uint32_t>(
         offset_, kElements / 2)[Swizzle<D>::place(row, channel / kVector) * (kVector / 2) + channel % kVector / 2] = pair;
   }
+  __device__ __forceinline__ std::uint32_t pair(int row, int channel) const {
+    return shared_array<std::uint32_t>(
+        offset_, kElements / 2)[Swizzle<D>::place(row, channel / kVector) * (kVector / 2) + channel % kVector / 2];
+  }
+  __device__ __forceinline__ void put_words(int row, int channel, const Words& words) const {
+    shared_array<Words>(offset_, kElements / kVector)[Swizzle<D>::place(row, channel / kVector)] = words;
+  }
   __device__ __forceinline__ Words words(int row, int channel) const {
     return shared_array<Words>(offset_, kElements / kVector)[Swizzle<D>::place(row, channel / kVector)];
   }

@@ -527,6 +527,15 @@ TEST_CASE("attention gradients accumulate") {
   check(backward_case(with({}, [](Setting& s) { s.accumulate = true; })));
   check(backward_case(with({}, [](Setting& s) { s.accumulate = true, s.layout = Layout::packed, s.Tq = s.Tk = 60; })));
   check(backward_case(with({}, [](Setting& s) { s.accumulate = true, s.key_lengths = {0, 3}, s.D = 20; })));
+  // Heads of 64 channels and more, with a block of rows and some over.
+  for (const std::int64_t D : {64, 128}) {
+    OpCase op_case = backward_case(with({}, [D](Setting& s) {
+      s.accumulate = true, s.B = 2, s.H = 1, s.Tq = 70, s.Tk = 140, s.D = D, s.dropout = 0.1, s.key_lengths = {131, 33};
+      s.causal = true, s.causal_offset = 66, s.shared_keys = D == 128;
+    }));
+    op_case.storages = {DType::bf16};
+    check(op_case);
+  }
 }
 
 TEST_CASE("a row of attention without a visible key is 0 and has no gradient") {

@@ -19,8 +19,7 @@ namespace {
 using Names = std::vector<std::string>;
 
 const Names kForwardOnTensorCores = {"attention_forward_tensor"}, kForward = {"attention_forward"};
-const Names kBackwardOnTensorCores = {"attention_output_dot", "attention_backward_queries_tensor",
-                                      "attention_backward_keys_tensor"};
+const Names kBackwardOnTensorCores = {"attention_backward_queries_tensor", "attention_backward_keys_tensor"};
 const Names kBackwardResident = {"attention_backward_resident"};
 const Names kBackward = {"attention_output_dot", "attention_backward_queries", "attention_backward_keys"};
 
@@ -75,7 +74,7 @@ TEST_CASE("bf16 attention of the usual head sizes runs on tensor cores") {
   }
   const Launched wide = run(DType::bf16, 128);
   CHECK(wide.forward == kForwardOnTensorCores);
-  CHECK(wide.backward == kBackward);
+  CHECK(wide.backward == kBackwardOnTensorCores);
 }
 
 TEST_CASE("attention keeps keys and values resident where they and enough heads are there to fill the device") {
@@ -156,10 +155,17 @@ TEST_CASE("attention that tensor cores cannot serve runs on the general kernels"
     CHECK(launched.backward == kBackward);
   }
   const auto backward = [](const std::function<void(AttentionBackward&)>& change) {
-    return run(DType::bf16, 64, 0, change).backward;
+    return run(DType::bf16, 64, 0, change, 3).backward;
   };
-  CHECK(backward([](AttentionBackward& op) { op.accumulate_d_k = true; }) == kBackward);
-  CHECK(backward([](AttentionBackward& op) { op.d_q.batch_stride = 0; }) == kBackward);
+  CHECK(backward([](AttentionBackward& op) { op.d_k.data = static_cast<bf16*>(op.d_k.data) + 1; }) == kBackward);
+}
+
+TEST_CASE("gradients that are accumulated, shared by the batch or absent are summed on tensor cores") {
+  const auto backward = [](const std::function<void(AttentionBackward&)>& change) {
+    return run(DType::bf16, 64, 0, change, 513).backward;
+  };
+  CHECK(backward([](AttentionBackward& op) { op.accumulate_d_k = true; }) == kBackwardOnTensorCores);
+  CHECK(backward([](AttentionBackward& op) { op.d_q.batch_stride = 0; }) == kBackwardOnTensorCores);
 }
 
 TEST_CASE("the backward of short sequences with heads of 64 channels is one kernel") {
@@ -177,8 +183,9 @@ TEST_CASE("the backward of short sequences with heads of 64 channels is one kern
   CHECK(backward(2, 513, as_it_is) == kBackwardOnTensorCores);
   CHECK(backward(2, 2, [](AttentionBackward& op) { op.d_k = op.d_v = {}; }) == kBackwardResident);
   CHECK(backward(2, 2, [](AttentionBackward& op) { op.d_q = {}; }) == kBackwardResident);
-  CHECK(backward(513, 2, [](AttentionBackward& op) { op.d_k = op.d_v = {}; }) ==
-        Names{"attention_output_dot", "attention_backward_queries_tensor"});
+  CHECK(backward(513, 2, [](AttentionBackward& op) { op.d_k = op.d_v = {}; }) == Names{"attention_backward_queries_tensor"});
+  // It is the queries' kernel that leaves what the keys' needs of each query.
+  CHECK(backward(513, 2, [](AttentionBackward& op) { op.d_q = {}; }) == kBackwardOnTensorCores);
 }
 
 TEST_CASE("the backward of short sequences is one kernel where the device has the shared memory") {
