@@ -55,6 +55,7 @@ class Bert final : public LanguageModel {
     const std::string layer = layer_name(i), self = layer + ".attention.self",
                       attention_output = layer + ".attention.output";
     Layer l;
+    l.name = layer;
     l.attention.C = C;
     l.attention.H = config_.num_attention_heads;
     l.attention.n = softmax_constant(config_.attn_softmax);
@@ -92,6 +93,7 @@ class Bert final : public LanguageModel {
     embed(pass);
     ConstTensor x = embedding_norm_.saved.out;  // (B, T, C)
     for (const Layer& l : layers_) {
+      const Range range(device_, l.name.c_str());
       l.forward(pass, x, x, l.outer_norm.saved.sum);
       l.outer_norm.forward(pass, l.middle_norm.saved.out);
       x = l.outer_norm.saved.out;
@@ -104,6 +106,7 @@ class Bert final : public LanguageModel {
     const Tensor d_stream = pass.scratch.stream, d_branch = pass.scratch.branch;  // (B, T, C)
     for (std::size_t i = layers_.size(); i-- > 0;) {
       const Layer& l = layers_[i];
+      const Range range(device_, l.name.c_str());
       const Tensor x = i ? layers_[i - 1].outer_norm.saved.out : embedding_norm_.saved.out;
       if (i) layers_[i - 1].outer_norm.remake_out(pass);
       if (i + 1 < layers_.size()) l.remake(pass, x, x);

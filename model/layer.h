@@ -2,6 +2,8 @@
 // the backward or made again for it.
 #pragma once
 
+#include <string>
+
 #include "model/attention_block.h"
 #include "model/mlp_block.h"
 #include "model/residual_norm.h"
@@ -9,6 +11,7 @@
 namespace outeffhop {
 
 struct Layer {
+  std::string name;  ///< of its Hugging Face module: its part of a step in profilers
   AttentionBlock attention;
   ResidualNorm middle_norm;  ///< of residual + attention: the MLP's input
   MlpBlock mlp;

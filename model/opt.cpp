@@ -61,6 +61,7 @@ class Opt final : public LanguageModel {
     const std::int64_t C = config_.hidden_size, F = config_.intermediate_size;
     const std::string layer = layer_name(i), self = layer + ".self_attn";
     Layer l;
+    l.name = layer;
     l.outer_norm = make_norm(layer + ".self_attn_layer_norm", i, stream_site_, stream_dropout_site_);
     if (i == 0) l.outer_norm.dropout_probability = 0.0;  // OPT drops nothing of its embeddings
     l.attention.C = C;
@@ -107,6 +108,7 @@ class Opt final : public LanguageModel {
     ConstTensor stream;  // (B, T, C) before the sublayer whose output is on its way into it; null for layer 0
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       const Layer& l = layers_[i];
+      const Range range(device_, l.name.c_str());
       const ResidualNorm& next = i + 1 < layers_.size() ? layers_[i + 1].outer_norm : final_norm_;
       l.outer_norm.forward(pass, stream);
       l.forward(pass, l.outer_norm.saved.out, l.outer_norm.saved.sum, next.saved.sum);
@@ -122,6 +124,7 @@ class Opt final : public LanguageModel {
     ConstTensor d_out = final_norm_.backward(pass, d_stream, {}, d_stream, d_branch);
     for (std::size_t i = layers_.size(); i-- > 0;) {
       const Layer& l = layers_[i];
+      const Range range(device_, l.name.c_str());
       if (i + 1 < layers_.size()) {
         l.outer_norm.remake_out(pass);
         l.remake(pass, l.outer_norm.saved.out, l.outer_norm.saved.sum);

@@ -72,8 +72,11 @@ TEST_CASE("steps and evaluations replayed as graphs are those launched op by op,
     const simt::GraphCounts none = run(options_of(corpus, of, eager), true);
     const std::vector<std::string> begun = simt::take_ranges();
     const std::set<std::string> ranges(begun.begin(), begun.end());
-    for (const char* range : {"micro-batch/forward/embeddings", "micro-batch/head", "micro-batch/backward/embeddings",
-                              "update", "evaluation/forward/embeddings", "evaluation/forward/head"}) {
+    const std::string layer = of.model_type == "bert" ? "bert.encoder.layer.1" : "model.decoder.layers.1";
+    for (const std::string range :
+         {std::string("micro-batch/forward/embeddings"), "micro-batch/forward/" + layer, std::string("micro-batch/head"),
+          "micro-batch/backward/" + layer, std::string("micro-batch/backward/embeddings"), std::string("update"),
+          std::string("evaluation/forward/embeddings"), std::string("evaluation/forward/head")}) {
       INFO(range);
       CHECK(ranges.contains(range));
     }
