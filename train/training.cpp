@@ -29,6 +29,7 @@
 #include "train/sampling.h"
 #include "train/signals.h"
 #include "train/spike_window.h"
+#include "train/step_report.h"
 #include "train/training_step.h"
 
 namespace outeffhop {
@@ -128,14 +129,12 @@ class Trainer {
   std::optional<MetricsFile> metrics_;
   std::optional<EvaluationResult> evaluated_;  // at the present step
   std::optional<CheckpointWriter> writer_;
-  std::int64_t saved_step_ = -1;         // the last one that was saved, or is being saved
-  std::filesystem::path last_good_;      // the last checkpoint known to be sound; empty: none
-  bool said_waiting_ = false;            // that saving takes longer than the interval
-  std::string metrics_trouble_;          // as last said
-  std::int64_t first_step_ = 0;          // of this invocation: steps that were done before
-  double window_seconds_ = 0.0;          // since the last logged step
-  double window_loading_seconds_ = 0.0;  // of those, spent waiting for the loader
-  std::int64_t window_steps_ = 0, window_tokens_ = 0;
+  std::int64_t saved_step_ = -1;     // the last one that was saved, or is being saved
+  std::filesystem::path last_good_;  // the last checkpoint known to be sound; empty: none
+  bool said_waiting_ = false;        // that saving takes longer than the interval
+  std::string metrics_trouble_;      // as last said
+  std::int64_t first_step_ = 0;      // of this invocation: steps that were done before
+  StepWindow window_;
 
   TrainerState& state() { return state_; }
   void say(const std::string& text) {
@@ -273,56 +272,24 @@ void Trainer::begin() {
 }
 
 void Trainer::report(const StepControl& control, double seconds) {
-  window_seconds_ += seconds;
-  ++window_steps_;
+  window_.seconds += seconds;
+  ++window_.steps;
   const bool logged = state().step % config_.logging.interval == 0 || state().step == config_.training.steps || control.skip;
-  const double step_seconds = window_seconds_ / static_cast<double>(window_steps_);
-  const double tokens_per_second = static_cast<double>(window_tokens_) / window_seconds_;
-  const std::int64_t first_sample = state().samples - config_.training.global_batch_size;
-  const StepZscores zscores = spike_window_.zscores(control.loss, control.gradient_norm);
-  if (control.skip == kSkipSpike) {
-    complain(fmt::format("step {} skipped as a spike: loss {} (z {:.1f}), gradient norm {} (z {:.1f}); samples {} to {}",
-                         state().step, control.loss, zscores.loss, control.gradient_norm, zscores.gradient_norm,
-                         first_sample, state().samples - 1));
-  } else if (control.skip == kSkipNoLabels) {
-    complain(fmt::format("step {} skipped: samples {} to {} have no token to predict", state().step, first_sample,
-                         state().samples - 1));
-  } else if (control.skip) {
-    complain(fmt::format("step {} skipped: loss {}, gradient norm {}; samples {} to {}", state().step, control.loss,
-                         control.gradient_norm, first_sample, state().samples - 1));
+  const FinishedStep step{state(), control, window_, spike_window_.zscores(control.loss, control.gradient_norm),
+                          state().samples - config_.training.global_batch_size};
+  if (control.skip) {
+    complain(skip_text(step));
   } else if (!options_.quiet) {
-    progress_.step({state().step, config_.training.steps, control.loss, control.learning_rate, control.gradient_norm,
-                    tokens_per_second, step_seconds * static_cast<double>(config_.training.steps - state().step)},
-                   logged);
+    progress_.step(progress_report(step, config_.training.steps), logged);
   }
   if (!logged) return;
-  nlohmann::ordered_json object = {{"step", state().step},
-                                   {"loss", finite_or_null(control.loss)},
-                                   {"learning_rate", control.learning_rate},
-                                   {"gradient_norm", finite_or_null(control.gradient_norm)},
-                                   {"tokens", state().tokens},
-                                   {"tokens_per_second", tokens_per_second},
-                                   {"seconds", state().seconds},
-                                   {"loading_share", window_loading_seconds_ / window_seconds_},
-                                   {"skipped", control.skip != 0}};
-  if (control.skip) {
-    object["skip_reason"] = control.skip == kSkipSpike      ? "spike"
-                            : control.skip == kSkipNoLabels ? "no labels"
-                                                            : "not finite";
-    object["samples"] = {first_sample, state().samples - 1};
-  }
-  if (control.skip == kSkipSpike) {
-    object["loss_zscore"] = zscores.loss;
-    object["gradient_norm_zscore"] = zscores.gradient_norm;
-  }
-  metrics_->write(object);
+  metrics_->write(step_metrics(step));
   if (metrics_->trouble() != metrics_trouble_) {
     metrics_trouble_ = metrics_->trouble();
     say(metrics_trouble_.empty() ? "metrics.jsonl is complete again"
                                  : metrics_trouble_ + "; training goes on, and its lines are written when that works again");
   }
-  window_seconds_ = window_loading_seconds_ = 0.0;
-  window_steps_ = window_tokens_ = 0;
+  window_ = {};
 }
 
 void Trainer::evaluate_now() {
@@ -443,7 +410,7 @@ int Trainer::run() {
   const auto load = [&](std::vector<Batch>& into) {
     const Clock::time_point begin = Clock::now();
     for (Batch& batch : into) loader.next(batch);
-    window_loading_seconds_ += seconds_since(begin);
+    window_.loading_seconds += seconds_since(begin);
   };
   bool loaded = false;
 
@@ -473,7 +440,7 @@ int Trainer::run() {
     state().samples += config_.training.global_batch_size;
     for (const Batch& batch : batches) {
       state().tokens += batch.token_count();
-      window_tokens_ += batch.token_count();
+      window_.tokens += batch.token_count();
     }
     batches.swap(following);
     state().updates = control.updates;
