@@ -114,7 +114,7 @@ std::string work_line(const RunInputs& inputs) {
 
 }  // namespace
 
-std::vector<std::string> plan_lines(const RunInputs& inputs, const Model& model, std::int64_t done) {
+std::vector<std::string> plan_lines(const RunInputs& inputs, const Model& model, const Device& device, std::int64_t done) {
   const Config& config = inputs.config;
   const ModelConfig& m = config.model;
   const double epoch = static_cast<double>(inputs.sampler.sample_count());
@@ -134,6 +134,13 @@ std::vector<std::string> plan_lines(const RunInputs& inputs, const Model& model,
       fmt::format("training    {} steps of {} sequences ({} x {} at a time): {} tokens, {:.3g} epochs",
                   config.training.steps, config.training.global_batch_size, config.accumulation(),
                   config.training.micro_batch_size, tokens(config.training.steps), epochs(config.training.steps))};
+  // Of a GPU; nobody knows what to make of a processor's.
+  if (device.memory().total > 0) {
+    const double peak = device.peak_flops(dtype_of(config.training.dtype));
+    lines.push_back(peak > 0.0 ? fmt::format("peak        {}FLOP/s in {} at the highest clock: what MFU is a share of",
+                                             count_text(peak), config.training.dtype)
+                               : "peak        unknown of this GPU: MFU is not shown");
+  }
   if (done > 0) {
     const std::int64_t left = std::max<std::int64_t>(0, config.training.steps - done);
     lines.push_back(

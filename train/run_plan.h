@@ -54,8 +54,8 @@ constexpr std::int64_t kCountedRows = 256;
 /// FLOPs of training on one token that is no padding.
 double flops_per_token(const RunInputs& inputs);
 
-/// Model, data and length of the run; a run that goes on after `done` steps says what remains.
-std::vector<std::string> plan_lines(const RunInputs& inputs, const Model& model, std::int64_t done);
+/// Model, data and length of the run on `device`; a run that goes on after `done` steps says what remains.
+std::vector<std::string> plan_lines(const RunInputs& inputs, const Model& model, const Device& device, std::int64_t done);
 
 /// How long a step takes.
 struct StepTiming {

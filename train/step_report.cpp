@@ -31,6 +31,7 @@ StepReport progress_report(const FinishedStep& step, std::int64_t steps) {
   report.learning_rate = step.control.learning_rate;
   report.gradient_norm = step.control.gradient_norm;
   report.tokens_per_second = step.window.tokens_per_second();
+  report.mfu = step.mfu();
   report.seconds_left = step_seconds * static_cast<double>(steps - step.state.step);
   return report;
 }
@@ -48,6 +49,7 @@ nlohmann::ordered_json step_metrics(const FinishedStep& step) {
                                    {"seconds", state.seconds},
                                    {"loading_share", window.loading_seconds / window.seconds},
                                    {"skipped", control.skip != 0}};
+  if (step.peak_flops > 0.0) object["mfu"] = step.mfu();
   if (control.skip) {
     object["skip_reason"] = control.skip == kSkipSpike      ? "spike"
                             : control.skip == kSkipNoLabels ? "no labels"

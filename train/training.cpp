@@ -19,6 +19,7 @@
 #include "train/device_batch.h"
 #include "train/evaluation.h"
 #include "train/files.h"
+#include "train/flops.h"
 #include "train/memory_limit.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
@@ -115,6 +116,7 @@ class Trainer {
   const std::unique_ptr<Sampler> sampler_, validation_sampler_;
   const std::unique_ptr<Objective> objective_, evaluation_objective_;
   const std::unique_ptr<Device> device_;
+  const double peak_flops_ = device_->peak_flops(dtype_of(config_.training.dtype));
   const std::size_t program_memory_ = resident_memory();  // before there is a model
   const std::unique_ptr<Model> model_;
   Optimizer optimizer_;
@@ -184,7 +186,7 @@ void Trainer::describe() {
   const RunInputs inputs{config_, shards_, *sampler_, *objective_};
   if (!options_.dry_run) {
     say(device_->description());
-    for (const std::string& line : plan_lines(inputs, *model_, 0)) say(line);
+    for (const std::string& line : plan_lines(inputs, *model_, *device_, 0)) say(line);
     say("memory      " + memory_text(plan_memory(inputs, *model_, device_batch_, program_memory_)));
     return;
   }
@@ -197,7 +199,7 @@ void Trainer::describe() {
     const auto checkpoint = checkpoint_to_resume(context_, options_.resume, say_line);
     if (checkpoint) done = check_resumable(*checkpoint, context_, config_, say_line).snapshot.state.step;
   }
-  for (const std::string& line : plan_lines(inputs, *model_, done)) say(line);
+  for (const std::string& line : plan_lines(inputs, *model_, *device, done)) say(line);
   const auto memory = [&] { return plan_memory(inputs, *model_, device_batch_, resident_memory()); };
   const std::int64_t left = std::max<std::int64_t>(0, config_.training.steps - done);
   if (const double available = available_memory(); static_cast<double>(total_bytes(memory())) > available) {
@@ -275,8 +277,12 @@ void Trainer::report(const StepControl& control, double seconds) {
   window_.seconds += seconds;
   ++window_.steps;
   const bool logged = state().step % config_.logging.interval == 0 || state().step == config_.training.steps || control.skip;
-  const FinishedStep step{state(), control, window_, spike_window_.zscores(control.loss, control.gradient_norm),
-                          state().samples - config_.training.global_batch_size};
+  const FinishedStep step{state(),
+                          control,
+                          window_,
+                          spike_window_.zscores(control.loss, control.gradient_norm),
+                          state().samples - config_.training.global_batch_size,
+                          peak_flops_};
   if (control.skip) {
     complain(skip_text(step));
   } else if (!options_.quiet) {
@@ -438,10 +444,13 @@ int Trainer::run() {
 
     state().step += 1;
     state().samples += config_.training.global_batch_size;
+    PassWork work;
     for (const Batch& batch : batches) {
       state().tokens += batch.token_count();
       window_.tokens += batch.token_count();
+      if (control.skip != kSkipNoLabels) work += count_work(batch, config_.model.model_type == "opt");
     }
+    window_.flops += training_flops(config_.model, work);
     batches.swap(following);
     state().updates = control.updates;
     state().seconds += seconds;

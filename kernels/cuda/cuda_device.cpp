@@ -6,6 +6,7 @@
 #include "kernels/cuda/copies_ahead.h"
 #include "kernels/cuda/graphs.h"
 #include "kernels/cuda/linear_engine.h"
+#include "kernels/cuda/peak_flops.h"
 #include "kernels/cuda/profiler_ranges.h"
 #include "kernels/cuda/staging.h"
 
@@ -24,6 +25,7 @@ class CudaDevice final : public Device {
       fail(ErrorKind::unsupported,
            "device \"cuda\" needs a GPU of compute capability 8.0 or newer, and {} has {}.{}: train on the CPU (--device cpu)",
            properties_.name, properties_.major, properties_.minor);
+    OUTEFFHOP_CUDA(cudaDeviceGetAttribute(&kilohertz_, cudaDevAttrClockRate, 0));
     context_.shared_bytes = properties_.sharedMemPerBlockOptin;
     context_.multiprocessors = properties_.multiProcessorCount;
     linear_.emplace();
@@ -33,9 +35,22 @@ class CudaDevice final : public Device {
   ~CudaDevice() override { cudaStreamDestroy(context_.stream); }  // its work still runs; freeing the workspace waits for it
 
   std::string description() const override {
-    return fmt::format("CUDA, {}, compute capability {}.{}, {} multiprocessors, {:.1f} GB, cuBLASLt {}", properties_.name,
-                       properties_.major, properties_.minor, properties_.multiProcessorCount,
-                       static_cast<double>(properties_.totalGlobalMem) * 1e-9, cublaslt_version());
+    return fmt::format(
+        "CUDA, {}, compute capability {}.{}, {} multiprocessors at up to {:.2f} GHz, {:.1f} GB, cuBLASLt {}",
+        properties_.name, properties_.major, properties_.minor, properties_.multiProcessorCount, kilohertz_ * 1e-6,
+        static_cast<double>(properties_.totalGlobalMem) * 1e-9, cublaslt_version());
+  }
+
+  double peak_flops(DType storage) const override {
+    return cuda::peak_flops(
+        {properties_.name, properties_.major, properties_.minor, properties_.multiProcessorCount, kilohertz_ * 1e3},
+        storage);
+  }
+
+  DeviceMemory memory() const override {
+    DeviceMemory memory;
+    OUTEFFHOP_CUDA(cudaMemGetInfo(&memory.available, &memory.total));
+    return memory;
   }
 
   std::size_t logit_bytes() const override { return kGpuLogitBytes; }
@@ -114,6 +129,7 @@ class CudaDevice final : public Device {
  private:
   const bool eager_;
   cudaDeviceProp properties_{};
+  int kilohertz_ = 0;  // of the multiprocessors, at most
   Workspace workspace_;
   Staging staging_;
   CopiesAhead ahead_;

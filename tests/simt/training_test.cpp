@@ -5,6 +5,7 @@
 
 #include "tests/cuda/kernel_order.h"
 #include "tests/train/train_support.h"
+#include "train/flops.h"
 #include "train/safetensors.h"
 
 namespace outeffhop {
@@ -110,6 +111,30 @@ TEST_CASE("a checkpoint of one backend is resumed by the other") {
     run_steps(corpus, "bert", "fp32", second, run);
     check_losses(corpus, "cpu", run);
   }
+}
+
+TEST_CASE("A step's MFU is what its batches needed, of what the device could have done in that time") {
+  const TinyCorpus corpus;
+  run_steps(corpus, "opt", "fp32", "cuda", "cuda", 2);
+  // A step has 8 windows of 16 tokens, each of which sees itself and those before it; all but the last of a window are
+  // asked.
+  ModelConfig config;
+  config.model_type = "opt";
+  config.vocab_size = 64;
+  config.hidden_size = 32;
+  config.num_hidden_layers = 2;
+  config.num_attention_heads = 4;
+  config.intermediate_size = 64;
+  const double flops = training_flops(config, {8 * 16, 8 * 15, 8 * 16 * 17 / 2});
+  const double peak = make_device({"cuda"})->peak_flops(DType::f32);
+  const auto steps = test::read_metrics(corpus.path("cuda"));
+  REQUIRE(steps.size() >= 2);
+  for (std::size_t i = 0; i < 2; ++i) {
+    const double seconds = 8 * 16 / steps[i]["tokens_per_second"].get<double>();
+    CHECK(steps[i]["mfu"].get<double>() == Approx(flops / seconds / peak));
+  }
+  run_steps(corpus, "opt", "fp32", "cpu", "cpu", 1);
+  CHECK_FALSE(test::read_metrics(corpus.path("cpu")).at(0).contains("mfu"));  // nobody knows a processor's peak
 }
 
 }  // namespace
