@@ -165,6 +165,16 @@ struct DeviceOptions {
   bool eager = false;         ///< never record and replay: every op is launched by itself, within named ranges
 };
 
+/// What a kind of device stands for on this machine.
+struct DeviceChoice {
+  std::string kind;
+  std::string reason;  ///< why "auto" stands for it; empty where another kind was asked for
+};
+
+/// "auto" stands for "cuda" where this build has it and the machine a GPU that it can use, else for "cpu"; any other kind for
+/// itself.
+DeviceChoice choose_device(const std::string& kind);
+
 /// Makes the device of the options. Throws Error(unsupported) with what this build and machine do have, Error(usage) for a
 /// kind that there is nowhere.
 std::unique_ptr<Device> make_device(const DeviceOptions& options);

@@ -45,7 +45,7 @@ std::string version_text() {
 }
 
 void add_device_options(CLI::App* command, std::string* device) {
-  command->add_option("--device", *device, "auto, cpu or cuda")->capture_default_str();
+  command->add_option("--device", *device, "cpu; cuda; or auto: a GPU that this build can use where there is one, else the CPU")->capture_default_str();
 }
 
 void add_eager_flag(CLI::App* command, bool* eager) {

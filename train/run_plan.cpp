@@ -13,8 +13,19 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// FLOPs that a timing may take at a time: seconds on a processor.
-constexpr double kTimedFlops = 1e12;
+/// FLOPs of the largest piece of work that is timed: a second or so.
+double timed_flops(const Device& device, DType storage) {
+  if (const double peak = device.peak_flops(storage); peak > 0.0) return 0.5 * peak;
+  return device.memory().total > 0 ? 2e13 : 1e12;  // of a GPU of unknown peak; of a processor
+}
+
+/// How often a step is timed, and how often it is run before that. What a GPU does is recorded in the second round and
+/// replayed in the third; its steps are short, and seldom take the same time.
+struct Rounds {
+  int warm_up, most;
+  double seconds;  ///< no further round begins after as long
+};
+Rounds rounds_of(const Device& device) { return device.memory().total > 0 ? Rounds{3, 20, 2.0} : Rounds{1, 1, 0.0}; }
 
 /// Tokens of a sequence, without padding.
 double tokens_of_sequence(const Sampler& sampler) {
@@ -28,6 +39,10 @@ PassWork operator/(const PassWork& work, double count) {
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
 }  // namespace
+
+std::string device_text(const Device& device, const DeviceChoice& choice) {
+  return device.description() + (choice.reason.empty() ? "" : fmt::format(" (auto: {})", choice.reason));
+}
 
 std::size_t total_bytes(const std::vector<MemoryPart>& parts) {
   std::size_t total = 0;
@@ -152,11 +167,12 @@ std::vector<std::string> plan_lines(const RunInputs& inputs, const Model& model,
 StepTiming time_step(const RunInputs& inputs, const ModelOptions& options, Device& device) {
   const Config& config = inputs.config;
   const std::int64_t T = inputs.sampler.length(), micro = config.training.micro_batch_size;
+  const double most_flops = timed_flops(device, options.dtype);
   const double sequence_flops = training_flops(config.model, work_of_sequence(inputs));
-  const std::int64_t B = std::clamp<std::int64_t>(static_cast<std::int64_t>(kTimedFlops / sequence_flops), 1, micro);
+  const std::int64_t B = std::clamp<std::int64_t>(static_cast<std::int64_t>(most_flops / sequence_flops), 1, micro);
   // Micro-batches of a step: all, or as many as are short enough.
   const std::int64_t passes = std::clamp<std::int64_t>(
-      static_cast<std::int64_t>(kTimedFlops / (sequence_flops * static_cast<double>(B))), 1, config.accumulation());
+      static_cast<std::int64_t>(most_flops / (sequence_flops * static_cast<double>(B))), 1, config.accumulation());
 
   const std::unique_ptr<Model> model = make_model(config.model, options, device);
   Optimizer optimizer(device, *model, config.optimizer);
@@ -174,42 +190,53 @@ StepTiming time_step(const RunInputs& inputs, const ModelOptions& options, Devic
     batches.push_back(
         make_batch(inputs.sampler, inputs.objective, B, T, config.model.vocab_size, static_cast<std::uint64_t>(i * B)));
   }
+  std::int64_t labels = 0;
+  for (const Batch& batch : batches) labels += count_labels(batch);
+  const Rounds rounds = rounds_of(device);
   double pass_seconds = 0.0, update_seconds = 0.0;
-  for (int round = 0; round < 2; ++round) {  // the first one warms up
-    std::int64_t labels = 0;
-    for (const Batch& batch : batches) labels += count_labels(batch);
+  int timed = 0;
+  for (int round = 0; timed == 0 || (timed < rounds.most && pass_seconds + update_seconds < rounds.seconds); ++round) {
+    if (round == rounds.warm_up) pass_seconds = update_seconds = 0.0;
+    timed = std::max(0, round - rounds.warm_up + 1);
+    device.synchronize();
     Clock::time_point begin = Clock::now();
     optimizer.begin_step(0.0, labels, 0);
-    update_seconds = seconds_since(begin);
+    device.synchronize();
+    update_seconds += seconds_since(begin);
     begin = Clock::now();
     for (const Batch& batch : batches) {
       model->forward_backward(device_batch.upload(batch), optimizer.loss_sum(), true);
     }
     device.synchronize();
-    pass_seconds = seconds_since(begin);
+    pass_seconds += seconds_since(begin);
     begin = Clock::now();
     optimizer.finish_step();
     (void)optimizer.decision();
     update_seconds += seconds_since(begin);
   }
 
+  pass_seconds /= timed;
+  update_seconds /= timed;
   const double step_sequences = static_cast<double>(config.training.global_batch_size);
   const double share = static_cast<double>(passes * B) / step_sequences;
   StepTiming timing;
   timing.seconds = pass_seconds / share + update_seconds;
   timing.tokens_per_second = step_sequences * tokens_of_sequence(inputs.sampler) / timing.seconds;
   timing.flops_per_second = step_sequences * sequence_flops / timing.seconds;
-  timing.measured = "one step, after one to warm up";
+  if (const double peak = device.peak_flops(options.dtype); peak > 0.0) timing.mfu = timing.flops_per_second / peak;
+  timing.measured =
+      timed == 1 ? "one step, after one to warm up" : fmt::format("{} steps, after {} to warm up", timed, rounds.warm_up);
   if (share < 1.0) {
-    timing.measured = fmt::format("{} of {} sequences, {} at a time, and an update, after as much to warm up", passes * B,
-                                  config.training.global_batch_size, B);
+    timing.measured = fmt::format("{} of {} sequences, {} at a time, and an update{}, after as much to warm up", passes * B,
+                                  config.training.global_batch_size, B, timed == 1 ? "" : fmt::format(", {} times", timed));
   }
   return timing;
 }
 
 std::string time_text(const StepTiming& timing, std::int64_t steps) {
-  return fmt::format("{:.3g} s a step, {} tokens/s, {}FLOP/s; {} steps: {} (timed: {}; without evaluation and saving)",
-                     timing.seconds, count_text(timing.tokens_per_second), count_text(timing.flops_per_second), steps,
+  return fmt::format("{:.3g} s a step, {} tokens/s, {}FLOP/s{}; {} steps: {} (timed: {}; without evaluation and saving)",
+                     timing.seconds, count_text(timing.tokens_per_second), count_text(timing.flops_per_second),
+                     timing.mfu > 0.0 ? fmt::format(" ({:.1f} % MFU)", 100 * timing.mfu) : "", steps,
                      duration_text(timing.seconds * static_cast<double>(steps)), timing.measured);
 }
 

@@ -17,6 +17,9 @@
 
 namespace outeffhop {
 
+/// "CPU, 2 threads, ... (auto: why)".
+std::string device_text(const Device& device, const DeviceChoice& choice);
+
 /// What a plan is made from; all of it must outlive the plan. `config` is resolved.
 struct RunInputs {
   const Config& config;
@@ -61,12 +64,14 @@ std::vector<std::string> plan_lines(const RunInputs& inputs, const Model& model,
 struct StepTiming {
   double seconds = 0.0;  ///< of a whole step
   double flops_per_second = 0.0;
+  double mfu = 0.0;                ///< share of the device's peak; 0: unknown
   double tokens_per_second = 0.0;  ///< without padding
   std::string measured;            ///< what was, for people: "one step after one to warm up"
 };
 
-/// Makes the model with random weights on `device` and times it on the run's own first samples: a step to warm up and one
-/// more. Of a step longer than a few seconds it times part: one micro-batch of several, or fewer sequences at a time.
+/// Makes the model with random weights on `device` and times it on the run's own first samples: on a processor a step
+/// to warm up and one more, on a GPU several. Of a step longer than a few seconds it times part: one micro-batch of several,
+/// or fewer sequences at a time.
 StepTiming time_step(const RunInputs& inputs, const ModelOptions& options, Device& device);
 
 /// "1.3 s a step (4,100 tokens/s, ...): about 3:20:10 for 9,000 steps".

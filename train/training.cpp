@@ -51,8 +51,8 @@ ModelOptions model_options(const Config& config) {
   return options;
 }
 
-DeviceOptions device_options(const TrainOptions& options, const Config& config) {
-  return {options.device, static_cast<int>(config.training.threads), options.eager};
+DeviceOptions device_options(const TrainOptions& options, const DeviceChoice& choice, const Config& config) {
+  return {choice.kind, static_cast<int>(config.training.threads), options.eager};
 }
 
 /// Files beside the shards that belong to their tokenizer: a checkpoint with them serves text, not only ids. Read once, as
@@ -83,10 +83,10 @@ Config resolved(Config config, const ShardMetadata& metadata) {
 
 /// A run keeps two moments and copies of all three for the checkpoint. A dry run may plan for another machine, and a GPU
 /// refuses by itself what does not fit.
-std::unique_ptr<Device> device_of_run(const TrainOptions& options, const Config& config) {
-  if (options.dry_run) return make_planning_device(device_options(options, config));
-  if (options.device != "cuda") require_memory(config.model, model_options(config), 2 + 3);
-  return make_device(device_options(options, config));
+std::unique_ptr<Device> device_of_run(const TrainOptions& options, const DeviceChoice& choice, const Config& config) {
+  if (options.dry_run) return make_planning_device(device_options(options, choice, config));
+  if (choice.kind != "cuda") require_memory(config.model, model_options(config), 2 + 3);
+  return make_device(device_options(options, choice, config));
 }
 
 class Trainer {
@@ -115,6 +115,7 @@ class Trainer {
   const std::int64_t T_;
   const std::unique_ptr<Sampler> sampler_, validation_sampler_;
   const std::unique_ptr<Objective> objective_, evaluation_objective_;
+  const DeviceChoice choice_;
   const std::unique_ptr<Device> device_;
   const double peak_flops_ = device_->peak_flops(dtype_of(config_.training.dtype));
   const std::size_t program_memory_ = resident_memory();  // before there is a model
@@ -163,7 +164,8 @@ Trainer::Trainer(const TrainOptions& options)
       objective_(make_objective(config_.data, config_.model.vocab_size, static_cast<std::uint64_t>(config_.training.seed))),
       evaluation_objective_(
           make_objective(config_.data, config_.model.vocab_size, static_cast<std::uint64_t>(config_.evaluation.seed))),
-      device_(device_of_run(options, config_)),
+      choice_(choose_device(options.device)),
+      device_(device_of_run(options, choice_, config_)),
       model_(make_model(config_.model, model_options(config_), *device_)),
       optimizer_(*device_, *model_, config_.optimizer),
       device_batch_(*device_, config_.model, model_options(config_).max_batch, T_),
@@ -185,14 +187,14 @@ Trainer::Trainer(const TrainOptions& options)
 void Trainer::describe() {
   const RunInputs inputs{config_, shards_, *sampler_, *objective_};
   if (!options_.dry_run) {
-    say(device_->description());
+    say(device_text(*device_, choice_));
     for (const std::string& line : plan_lines(inputs, *model_, *device_, 0)) say(line);
     say("memory      " + memory_text(plan_memory(inputs, *model_, device_batch_, program_memory_)));
     return;
   }
-  const std::unique_ptr<Device> device = make_device(device_options(options_, config_));
+  const std::unique_ptr<Device> device = make_device(device_options(options_, choice_, config_));
   context_.device = device->description();
-  say(context_.device);
+  say(device_text(*device, choice_));
   std::int64_t done = 0;
   if (!config_.output.empty()) {
     const auto say_line = [this](const std::string& line) { say(line); };

@@ -13,15 +13,22 @@
 namespace outeffhop::cuda {
 namespace {
 
+constexpr int kLeastMajor = 8;  // of the compute capability
+
+/// cudaSuccess where there is a driver and at least one GPU.
+cudaError_t find_devices() {
+  int devices = 0;  // stays as it is where there is no driver
+  const cudaError_t status = cudaGetDeviceCount(&devices);
+  return status == cudaSuccess && devices == 0 ? cudaErrorNoDevice : status;
+}
+
 class CudaDevice final : public Device {
  public:
   explicit CudaDevice(bool eager) : eager_(eager) {
-    int devices = 0;  // stays as it is where there is no driver
-    OUTEFFHOP_CUDA(cudaGetDeviceCount(&devices));
-    if (devices == 0) check(cudaErrorNoDevice, "cudaGetDeviceCount");
+    check(find_devices(), "cudaGetDeviceCount");
     OUTEFFHOP_CUDA(cudaSetDevice(0));
     OUTEFFHOP_CUDA(cudaGetDeviceProperties(&properties_, 0));
-    if (properties_.major < 8)
+    if (properties_.major < kLeastMajor)
       fail(ErrorKind::unsupported,
            "device \"cuda\" needs a GPU of compute capability 8.0 or newer, and {} has {}.{}: train on the CPU (--device cpu)",
            properties_.name, properties_.major, properties_.minor);
@@ -139,6 +146,20 @@ class CudaDevice final : public Device {
 };
 
 }  // namespace
+
+std::string obstacle() {
+  cudaDeviceProp properties{};
+  cudaError_t status = find_devices();
+  if (status == cudaSuccess) status = cudaGetDeviceProperties(&properties, 0);
+  if (status != cudaSuccess) {
+    (void)cudaGetLastError();
+    return fmt::format("CUDA finds no GPU: {}", cudaGetErrorString(status));
+  }
+  if (properties.major < kLeastMajor)
+    return fmt::format("{} has compute capability {}.{}, less than {}.0", properties.name, properties.major,
+                       properties.minor, kLeastMajor);
+  return "";
+}
 
 std::unique_ptr<Device> make_cuda_device(bool eager) { return std::make_unique<CudaDevice>(eager); }
 
