@@ -81,7 +81,8 @@ class Device {
     return 0.0;
   }
   virtual DeviceMemory memory() const { return {}; }
-  /// What the device allocated for its ops to work in, beside what was asked of allocate().
+  /// What the device has taken of its memory for its ops to work in, beside what was asked of allocate(). It grows where an
+  /// op needs more than any before it: all that a step needs is in it after the first one.
   virtual std::size_t workspace_bytes() const { return 0; }
 
   /// Bytes of logits, of all that a batch has, for a model to make at a time: as few as leave products their full speed.

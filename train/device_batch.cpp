@@ -70,8 +70,12 @@ DeviceBatch::DeviceBatch(Device& device, const ModelConfig& config, std::int64_t
   for (auto* values : {&rows_, &ids_}) values->reserve(labels);
 }
 
-std::size_t DeviceBatch::bytes() const {
-  std::size_t total = block_.bytes() + ahead_[0].bytes() + ahead_[1].bytes() + loss_sum_.bytes() + packed_.size();
+std::size_t DeviceBatch::device_bytes() const {
+  return block_.bytes() + ahead_[0].bytes() + ahead_[1].bytes() + loss_sum_.bytes();
+}
+
+std::size_t DeviceBatch::host_bytes() const {
+  std::size_t total = packed_.size();
   for (const auto* values : {&positions_, &rows_, &ids_}) total += values->capacity() * sizeof(std::int32_t);
   return total;
 }

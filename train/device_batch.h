@@ -33,8 +33,9 @@ class DeviceBatch {
   /// A sum of losses for those who keep none themselves.
   double* loss_sum() const { return loss_sum_.as<double>(); }
 
-  /// Of device memory and of the host memory that uploads go through.
-  std::size_t bytes() const;
+  std::size_t device_bytes() const;
+  /// Of the memory that uploads go through.
+  std::size_t host_bytes() const;
 
  private:
   template <class T>

@@ -79,8 +79,8 @@ nlohmann::ordered_json run_eval(const EvalOptions& requested) {
   model_options.max_sequence = options.sequence_length;
   model_options.training = false;
   const DeviceChoice choice = choose_device(options.device);
-  if (choice.kind != "cuda") require_memory(directory.config, model_options, 1);
   const auto device = make_device({choice.kind, options.threads, options.eager});
+  require_memory(directory.config, model_options, *device, device->memory().total > 0 ? 0 : 1);
   const auto model = make_model(directory.config, model_options, *device);
   device->copy_in(model->master().data, directory.weights.data(), directory.weights.size() * sizeof(float));
   model->round_to_storage();

@@ -21,8 +21,9 @@ std::size_t resident_memory();
 std::string recompute_hint(const ModelOptions& options);
 
 /// Throws Error(unsupported), naming the bytes needed and the bytes there are, when a model of these options cannot fit the
-/// memory of the machine. `state_values` float arrays as large as the weights are needed beside the model itself: moments
-/// and checkpoint copies, or the weights as they were read.
-void require_memory(const ModelConfig& config, const ModelOptions& options, std::int64_t state_values);
+/// memory that `device` has available, or of the machine, where the device has none of its own. `state_values` float arrays
+/// as large as the weights are needed there beside the model itself: moments, and on a machine's memory checkpoint copies,
+/// or the weights as they were read.
+void require_memory(const ModelConfig& config, const ModelOptions& options, const Device& device, std::int64_t state_values);
 
 }  // namespace outeffhop

@@ -223,8 +223,8 @@ void probe(const ProbeOptions& options) {
   model_options.max_batch = input.batch.B;
   model_options.max_sequence = input.batch.T;
   const DeviceChoice choice = choose_device(options.device);
-  if (choice.kind != "cuda") require_memory(directory.config, model_options, 1);
   const auto device = make_device({choice.kind, options.threads});
+  require_memory(directory.config, model_options, *device, device->memory().total > 0 ? 0 : 1);
   const auto model = make_model(directory.config, model_options, *device);
   device->copy_in(model->master().data, directory.weights.data(), directory.weights.size() * sizeof(float));
   model->round_to_storage();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <memory>
 
 #include "data/loader.h"
@@ -54,8 +55,8 @@ std::size_t loader_depth(const Config& config) {
   return static_cast<std::size_t>(std::max<std::int64_t>(4, 2 * config.accumulation()));
 }
 
-std::vector<MemoryPart> plan_memory(const RunInputs& inputs, const Model& model, const DeviceBatch& device_batch,
-                                    std::size_t program) {
+RunMemory plan_memory(const RunInputs& inputs, const Model& model, const DeviceBatch& device_batch, const Device& device,
+                      std::size_t program) {
   const Config& config = inputs.config;
   const MemoryPlan plan = model.memory();
   const std::size_t state = sizeof(float) * static_cast<std::size_t>(model.parameters().flat_size());
@@ -65,18 +66,22 @@ std::vector<MemoryPart> plan_memory(const RunInputs& inputs, const Model& model,
       micro * (static_cast<std::size_t>(inputs.sampler.length()) * token + sizeof(std::uint64_t) + sizeof(std::int32_t));
   // Those that wait, the one that is being made, those of the step and of the next one.
   const std::size_t batches = loader_depth(config) + 1 + 2 * static_cast<std::size_t>(config.accumulation());
-  return {{"master weights", plan.master_weights},
-          {"weights in storage", plan.storage_weights},
-          {"gradients", plan.gradients},
-          {"moments", 2 * state},
-          {config.training.recompute == "none" ? "activations"
-                                               : fmt::format("activations (recompute: {})", config.training.recompute),
-           plan.activations},
-          {"workspace", plan.workspace},
-          {"checkpoint snapshot", 3 * state},
-          {"batches", device_batch.bytes() + batches * batch},
-          {"program", program}};
+  return {{{"master weights", plan.master_weights},
+           {"weights in storage", plan.storage_weights},
+           {"gradients", plan.gradients},
+           {"moments", 2 * state},
+           {config.training.recompute == "none" ? "activations"
+                                                : fmt::format("activations (recompute: {})", config.training.recompute),
+            plan.activations},
+           {"workspace", plan.workspace},
+           {"batch", device_batch.device_bytes()},
+           {"inside ops", device.workspace_bytes()}},
+          {{"checkpoint snapshot", 3 * state},
+           {"batches ahead", device_batch.host_bytes() + batches * batch},
+           {"program", program}}};
 }
+
+namespace {
 
 std::string memory_text(const std::vector<MemoryPart>& parts) {
   std::string text;
@@ -85,6 +90,17 @@ std::string memory_text(const std::vector<MemoryPart>& parts) {
     text += fmt::format("{} {} {}", text.empty() ? ":" : ",", part.name, bytes_text(static_cast<double>(part.bytes)));
   }
   return bytes_text(static_cast<double>(total_bytes(parts))) + text;
+}
+
+}  // namespace
+
+std::vector<std::string> memory_lines(const RunMemory& memory, const Device& device) {
+  if (device.memory().total > 0) {
+    return {"memory      of the GPU " + memory_text(memory.device), "            of the host " + memory_text(memory.host)};
+  }
+  std::vector<MemoryPart> all = memory.device;
+  all.insert(all.end(), memory.host.begin(), memory.host.end());
+  return {"memory      " + memory_text(all)};
 }
 
 PassWork work_of_sequence(const RunInputs& inputs) {
@@ -205,7 +221,9 @@ StepTiming time_step(const RunInputs& inputs, const ModelOptions& options, Devic
     update_seconds += seconds_since(begin);
     begin = Clock::now();
     for (const Batch& batch : batches) {
-      model->forward_backward(device_batch.upload(batch), optimizer.loss_sum(), true);
+      const ModelBatch view = device_batch.upload(batch);
+      const auto work = [&] { model->forward_backward(view, optimizer.loss_sum(), true); };
+      device.repeat(work_key("micro-batch", *model, view, optimizer.loss_sum()), std::ref(work));
     }
     device.synchronize();
     pass_seconds += seconds_since(begin);

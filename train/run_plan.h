@@ -34,20 +34,26 @@ struct MemoryPart {
   std::size_t bytes = 0;
 };
 
+/// What a run takes of the device's memory and of the host's. A device without memory of its own takes the host's.
+struct RunMemory {
+  std::vector<MemoryPart> device, host;
+};
+
 std::size_t total_bytes(const std::vector<MemoryPart>& parts);
 
 /// The memory of a training run of `model`: what it planned itself, moments, the snapshot of checkpoints, batches on the
-/// device and ahead of it, and `program`, which was measured: code and libraries, what they keep, and what ops work in, if a
-/// step was done before. All of it is taken before the first step ends. Not among it are the shards, which are mapped: the
-/// system may drop their pages at any time.
-std::vector<MemoryPart> plan_memory(const RunInputs& inputs, const Model& model, const DeviceBatch& device_batch,
-                                    std::size_t program);
+/// device and ahead of it, what ops on the device have to work in (so far: they may take more in the first step), and
+/// `program`, which was measured: code and libraries, what they keep, and on a CPU what ops work in, if a step was done
+/// before. All of it is taken before the first step ends. Not among it are the shards, which are mapped: the system may drop
+/// their pages at any time.
+RunMemory plan_memory(const RunInputs& inputs, const Model& model, const DeviceBatch& device_batch, const Device& device,
+                      std::size_t program);
 
 /// Batches that the loader of a run prepares ahead.
 std::size_t loader_depth(const Config& config);
 
-/// "1.2 GB: master weights 438 MB, ...".
-std::string memory_text(const std::vector<MemoryPart>& parts);
+/// "memory      1.2 GB: master weights 438 MB, ...", and another such line of the host's where the device has its own.
+std::vector<std::string> memory_lines(const RunMemory& memory, const Device& device);
 
 /// The work of one sequence. Of windows it follows from their length, with labels at their expected share (as if no token
 /// were special); of documents it is the mean of the first rows of the run, as many as kCountedRows.

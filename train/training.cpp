@@ -81,12 +81,13 @@ Config resolved(Config config, const ShardMetadata& metadata) {
   return config;
 }
 
-/// A run keeps two moments and copies of all three for the checkpoint. A dry run may plan for another machine, and a GPU
-/// refuses by itself what does not fit.
+/// A run keeps two moments, and in the host's memory copies of all three for the checkpoint. A dry run may plan for another
+/// machine.
 std::unique_ptr<Device> device_of_run(const TrainOptions& options, const DeviceChoice& choice, const Config& config) {
   if (options.dry_run) return make_planning_device(device_options(options, choice, config));
-  if (choice.kind != "cuda") require_memory(config.model, model_options(config), 2 + 3);
-  return make_device(device_options(options, choice, config));
+  std::unique_ptr<Device> device = make_device(device_options(options, choice, config));
+  require_memory(config.model, model_options(config), *device, device->memory().total > 0 ? 2 : 2 + 3);
+  return device;
 }
 
 class Trainer {
@@ -100,6 +101,7 @@ class Trainer {
   bool resume();
   void start_afresh();
   void report(const StepControl& control, double seconds);
+  void report_memory();
   bool is_due(std::int64_t interval) const;
   void evaluate_now();
   void save();
@@ -118,6 +120,7 @@ class Trainer {
   const DeviceChoice choice_;
   const std::unique_ptr<Device> device_;
   const double peak_flops_ = device_->peak_flops(dtype_of(config_.training.dtype));
+  const std::size_t available_before_ = device_->memory().available + device_->workspace_bytes();
   const std::size_t program_memory_ = resident_memory();  // before there is a model
   const std::unique_ptr<Model> model_;
   Optimizer optimizer_;
@@ -138,6 +141,7 @@ class Trainer {
   std::string metrics_trouble_;      // as last said
   std::int64_t first_step_ = 0;      // of this invocation: steps that were done before
   StepWindow window_;
+  std::size_t planned_ = 0;  // of the device's memory
 
   TrainerState& state() { return state_; }
   void say(const std::string& text) {
@@ -189,7 +193,9 @@ void Trainer::describe() {
   if (!options_.dry_run) {
     say(device_text(*device_, choice_));
     for (const std::string& line : plan_lines(inputs, *model_, *device_, 0)) say(line);
-    say("memory      " + memory_text(plan_memory(inputs, *model_, device_batch_, program_memory_)));
+    const RunMemory memory = plan_memory(inputs, *model_, device_batch_, *device_, program_memory_);
+    planned_ = total_bytes(memory.device);
+    for (const std::string& line : memory_lines(memory, *device_)) say(line);
     return;
   }
   const std::unique_ptr<Device> device = make_device(device_options(options_, choice_, config_));
@@ -202,15 +208,18 @@ void Trainer::describe() {
     if (checkpoint) done = check_resumable(*checkpoint, context_, config_, say_line).snapshot.state.step;
   }
   for (const std::string& line : plan_lines(inputs, *model_, *device, done)) say(line);
-  const auto memory = [&] { return plan_memory(inputs, *model_, device_batch_, resident_memory()); };
+  const auto memory = [&] { return plan_memory(inputs, *model_, device_batch_, *device, resident_memory()); };
+  const bool own = device->memory().total > 0;
+  const double available = own ? static_cast<double>(device->memory().available) : available_memory();
+  const std::size_t needed = total_bytes(memory().device) + (own ? 0 : total_bytes(memory().host));
   const std::int64_t left = std::max<std::int64_t>(0, config_.training.steps - done);
-  if (const double available = available_memory(); static_cast<double>(total_bytes(memory())) > available) {
+  if (static_cast<double>(needed) > available) {
     say(fmt::format("time        no step was timed: {} of memory are available here; take a smaller micro-batch{}",
                     bytes_text(available), recompute_hint(model_options(config_))));
   } else if (left > 0) {
     say("time        " + time_text(time_step(inputs, model_options(config_), *device), left));
   }
-  say("memory      " + memory_text(memory()));
+  for (const std::string& line : memory_lines(memory(), *device)) say(line);
 }
 
 bool Trainer::resume() {
@@ -276,6 +285,7 @@ void Trainer::begin() {
 }
 
 void Trainer::report(const StepControl& control, double seconds) {
+  if (state().step == first_step_ + 1) report_memory();
   window_.seconds += seconds;
   ++window_.steps;
   const bool logged = state().step % config_.logging.interval == 0 || state().step == config_.training.steps || control.skip;
@@ -298,6 +308,15 @@ void Trainer::report(const StepControl& control, double seconds) {
                                  : metrics_trouble_ + "; training goes on, and its lines are written when that works again");
   }
   window_ = {};
+}
+
+/// After the first step, when all that a run takes is taken: what that is of a device's own memory, as the device counts.
+void Trainer::report_memory() {
+  const DeviceMemory memory = device_->memory();
+  if (memory.total == 0) return;
+  say(fmt::format("memory      {} of the GPU are taken after a step, {} inside ops; {} were planned",
+                  bytes_text(static_cast<double>(available_before_ - memory.available)),
+                  bytes_text(static_cast<double>(device_->workspace_bytes())), bytes_text(static_cast<double>(planned_))));
 }
 
 void Trainer::evaluate_now() {

@@ -63,6 +63,7 @@ class CudaDevice final : public Device {
   std::size_t logit_bytes() const override { return kGpuLogitBytes; }
   std::string plans() const override { return linear_->plans(); }
   bool use_plans(std::string_view plans) override { return linear_->use_plans(plans); }
+  std::size_t workspace_bytes() const override { return workspace_.capacity() + LinearEngine::kWorkspaceBytes; }
 
   void* allocate(std::size_t bytes) override {
     void* data = nullptr;
