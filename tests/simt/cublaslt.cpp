@@ -368,6 +368,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   });
   if (submitted != cudaSuccess) return CUBLAS_STATUS_EXECUTION_FAILED;
   ++counts.products;
+  // Rows, columns and summands of the row-major product that this is to its caller.
+  note_launched(fmt::format("product {} x {} x {}", work.algorithm.n, work.algorithm.m, work.algorithm.k));
   counts.epilogue = work.algorithm.epilogue;
   counts.algorithm = work.algorithm.variant;
   return CUBLAS_STATUS_SUCCESS;
