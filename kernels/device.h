@@ -172,8 +172,8 @@ struct DeviceChoice {
   std::string reason;  ///< why "auto" stands for it; empty where another kind was asked for
 };
 
-/// "auto" stands for "cuda" where this build has it and the machine a GPU that it can use, else for "cpu"; any other kind for
-/// itself.
+/// "auto" stands for "cuda" where this build has it and the machine a GPU that it can use, else for "cpu"; any other kind
+/// for itself.
 DeviceChoice choose_device(const std::string& kind);
 
 /// Makes the device of the options. Throws Error(unsupported) with what this build and machine do have, Error(usage) for a

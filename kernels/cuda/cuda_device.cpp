@@ -42,10 +42,9 @@ class CudaDevice final : public Device {
   ~CudaDevice() override { cudaStreamDestroy(context_.stream); }  // its work still runs; freeing the workspace waits for it
 
   std::string description() const override {
-    return fmt::format(
-        "CUDA, {}, compute capability {}.{}, {} multiprocessors at up to {:.2f} GHz, {:.1f} GB, cuBLASLt {}",
-        properties_.name, properties_.major, properties_.minor, properties_.multiProcessorCount, kilohertz_ * 1e-6,
-        static_cast<double>(properties_.totalGlobalMem) * 1e-9, cublaslt_version());
+    return fmt::format("CUDA, {}, compute capability {}.{}, {} multiprocessors at up to {:.2f} GHz, {:.1f} GB, cuBLASLt {}",
+                       properties_.name, properties_.major, properties_.minor, properties_.multiProcessorCount,
+                       kilohertz_ * 1e-6, static_cast<double>(properties_.totalGlobalMem) * 1e-9, cublaslt_version());
   }
 
   double peak_flops(DType storage) const override {

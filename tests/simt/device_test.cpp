@@ -30,6 +30,27 @@ float first_of(Device& device, const Buffer& x) {
   return value;
 }
 
+TEST_CASE("auto takes the GPU where there is one, and says why where there is none") {
+  const auto is = [](const std::string& kind, const std::string& reason) {
+    const DeviceChoice choice = choose_device("auto");
+    CHECK(choice.kind == kind);
+    CHECK_THAT(choice.reason, Catch::Matchers::Contains(reason));
+    CHECK(make_device({})->description().starts_with(kind == "cuda" ? "CUDA" : "CPU"));
+  };
+  {
+    const Machine machine(1, kMemory);
+    is("cuda", "GPU");
+    CHECK(choose_device("cpu").kind == "cpu");
+    CHECK(choose_device("cpu").reason.empty());
+    simt::set_driver(false);
+    is("cpu", "driver version is insufficient");
+    CHECK_THROWS(make_device({"cuda"}));
+    simt::set_driver(true);
+  }
+  const Machine machine(0);
+  is("cpu", "no CUDA-capable device");
+}
+
 TEST_CASE("ops and copies are on the device's own stream, which waits for no other") {
   Machine machine(1, kMemory);
   const auto device = make_device({"cuda"});

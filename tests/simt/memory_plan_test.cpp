@@ -59,6 +59,25 @@ TEST_CASE("A step takes of the GPU's memory what the plan says, ops included") {
   }
 }
 
+TEST_CASE("A dry run on a GPU times steps that are recorded and replayed") {
+  const TinyCorpus corpus;
+  Config config = test::quiet_options(corpus.config("opt", "run")).config;
+  const ShardSet shards(config.data.train);
+  resolve(config, shards.metadata());
+  const auto sampler = make_sampler(config, shards, 7, true);
+  const auto objective = make_objective(config.data, config.model.vocab_size, 7);
+  const RunInputs inputs{config, shards, *sampler, *objective};
+  ModelOptions options;
+  options.max_batch = config.training.micro_batch_size;
+  options.max_sequence = config.data.sequence_length;
+  const auto device = make_device({"cuda"});
+  const StepTiming timing = time_step(inputs, options, *device);
+  CHECK_THAT(timing.measured, Contains(", after 3 to warm up"));
+  CHECK(timing.tokens_per_second == Approx(8 * 16 / timing.seconds));
+  CHECK(timing.mfu == Approx(timing.flops_per_second / device->peak_flops(DType::f32)));
+  CHECK_THAT(time_text(timing, 10), Contains("% MFU)"));
+}
+
 TEST_CASE("A run that the GPU has no room for is refused in a sentence, before anything of it is allocated") {
   const TinyCorpus corpus;
   simt::set_devices(1, std::size_t{48} << 20);
