@@ -73,7 +73,7 @@ TEST_CASE("steps and evaluations replayed as graphs are those launched op by op,
     const std::vector<std::string> begun = simt::take_ranges();
     const std::set<std::string> ranges(begun.begin(), begun.end());
     const std::string layer = of.model_type == "bert" ? "bert.encoder.layer.1" : "model.decoder.layers.1";
-    for (const std::string range :
+    for (const std::string& range :
          {std::string("micro-batch/forward/embeddings"), "micro-batch/forward/" + layer, std::string("micro-batch/head"),
           "micro-batch/backward/" + layer, std::string("micro-batch/backward/embeddings"), std::string("update"),
           std::string("evaluation/forward/embeddings"), std::string("evaluation/forward/head")}) {
