@@ -158,8 +158,7 @@ def attention(step):
     if T <= 512:
         step.add("attention_backward_resident", "", shape.layers, "16 N C + N C / 8", 5 * product(32), "attention_backward")
         return
-    step.add("attention_output_dot", "", shape.layers, "4 N C + N C / 16")
-    step.add("attention_backward_queries_tensor", "d_q", shape.layers, "10 N C + N C / 8", 3 * product(64),
+    step.add("attention_backward_queries_tensor", "d_q", shape.layers, "12 N C + N C / 8", 3 * product(32),
              "attention_backward")
     step.add("attention_backward_keys_tensor", "d_k and d_v", shape.layers, "12 N C + N C / 8", 4 * product(64),
              "attention_backward")
