@@ -242,11 +242,13 @@ StepTiming time_step(const RunInputs& inputs, const ModelOptions& options, Devic
   timing.tokens_per_second = step_sequences * tokens_of_sequence(inputs.sampler) / timing.seconds;
   timing.flops_per_second = step_sequences * sequence_flops / timing.seconds;
   if (const double peak = device.peak_flops(options.dtype); peak > 0.0) timing.mfu = timing.flops_per_second / peak;
+  const auto number = [](int count) { return count == 1 ? std::string("one") : std::to_string(count); };
   timing.measured =
-      timed == 1 ? "one step, after one to warm up" : fmt::format("{} steps, after {} to warm up", timed, rounds.warm_up);
+      fmt::format("{} step{}, after {} to warm up", number(timed), timed == 1 ? "" : "s", number(rounds.warm_up));
   if (share < 1.0) {
-    timing.measured = fmt::format("{} of {} sequences, {} at a time, and an update{}, after as much to warm up", passes * B,
-                                  config.training.global_batch_size, B, timed == 1 ? "" : fmt::format(", {} times", timed));
+    timing.measured = fmt::format("{} of {} sequences, {} at a time, and an update{}, after {} to warm up", passes * B,
+                                  config.training.global_batch_size, B, timed == 1 ? "" : fmt::format(", {} times", timed),
+                                  rounds.warm_up == 1 ? "as much" : fmt::format("{} times as much", rounds.warm_up));
   }
   return timing;
 }

@@ -269,8 +269,9 @@ void Trainer::report(const StepControl& control, double seconds) {
 void Trainer::report_memory() {
   const DeviceMemory memory = device_->memory();
   if (memory.total == 0) return;
-  say(fmt::format("memory      {} of the GPU are taken after a step, {} inside ops; {} were planned",
-                  bytes_text(static_cast<double>(available_before_ - memory.available)),
+  // Others may have given some back in the meantime.
+  const double taken = std::max(0.0, static_cast<double>(available_before_) - static_cast<double>(memory.available));
+  say(fmt::format("memory      {} of the GPU are taken after a step, {} inside ops; {} were planned", bytes_text(taken),
                   bytes_text(static_cast<double>(device_->workspace_bytes())), bytes_text(static_cast<double>(planned_))));
 }
 

@@ -15,6 +15,7 @@ struct Rate {
 constexpr Rate kRates[] = {
     {8, 0, "", 2048, 128},              // A100: 312 = 108 x 1.41 GHz
     {8, 6, "GeForce", 512, 256},        // RTX 3090: 71 = 82 x 1.695 GHz
+    {8, 6, "A10G", 0, 0},               // less than an A10's; how much less is not sure enough
     {8, 6, "", 1024, 256},              // A10: 125 = 72 x 1.695 GHz; A40, RTX A6000
     {8, 9, "GeForce", 512, 256},        // RTX 4090: 165 = 128 x 2.52 GHz
     {8, 9, "L40S", 1024, 256},          // 362 = 142 x 2.49 GHz

@@ -130,6 +130,10 @@ TEST_CASE("A step's MFU is what its batches needed, of what the device could hav
   const auto steps = test::read_metrics(corpus.path("cuda"));
   REQUIRE(steps.size() >= 2);
   for (std::size_t i = 0; i < 2; ++i) {
+    if (peak == 0.0) {  // a GPU that the table does not know
+      CHECK_FALSE(steps[i].contains("mfu"));
+      continue;
+    }
     const double seconds = 8 * 16 / steps[i]["tokens_per_second"].get<double>();
     CHECK(steps[i]["mfu"].get<double>() == Approx(flops / seconds / peak));
   }
