@@ -33,7 +33,7 @@ std::unique_ptr<Device> make_device(const DeviceOptions& asked) {
 }
 
 std::size_t logit_bytes(const DeviceOptions& options) {
-  return options.kind == "cuda" ? kGpuLogitBytes : kHostLogitBytes;
+  return choose_device(options.kind).kind == "cuda" ? kGpuLogitBytes : kHostLogitBytes;
 }
 
 std::string built_backends() {

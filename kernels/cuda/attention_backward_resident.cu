@@ -319,6 +319,7 @@ bool attention_backward_resident(const Context& context, const AttentionBackward
   for (const HeadView& view : {op.d_q, op.d_k, op.d_v})
     if (view && (view.batch_stride == 0 || !serves(view))) return false;
   if (p.Tq == 0 || p.Tk == 0 || p.Tq > kLongest || p.Tk > kLongest || p.B * p.H == 0 || p.B > kMostSamples) return false;
+  if (reinterpret_cast<std::uintptr_t>(p.key_ranges) % alignof(int2) != 0) return false;  // both ends are loaded at once
 
   const std::int64_t query_tiles = (p.Tq + kQueries - 1) / kQueries;
   const auto run = [&](auto warps) {

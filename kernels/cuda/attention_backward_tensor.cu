@@ -542,7 +542,7 @@ __global__ __launch_bounds__(kThreads) void attention_backward_keys_tensor_kerne
 
 bool attention_backward_tensor(const Context& context, const AttentionBackward& op) {
   const AttentionProblem& p = op.problem;
-  if (op.q.dtype != DType::bf16 || p.Tq == 0 || p.Tk == 0) return false;
+  if (op.q.dtype != DType::bf16 || p.B * p.H == 0 || p.Tq == 0 || p.Tk == 0) return false;
   for (const ConstHeadView& view :
        {op.q, op.k, op.v, op.o, op.d_o, ConstHeadView(op.d_q), ConstHeadView(op.d_k), ConstHeadView(op.d_v)})
     if (!vectors_aligned(view)) return false;
@@ -563,7 +563,7 @@ bool attention_backward_tensor(const Context& context, const AttentionBackward& 
                          .shared_bytes = bytes,
                          .stream = context.stream};
     };
-    // Where nobody wants d_q it leaves the statistics alone.
+    // Where nobody wants d_q, all that it leaves is the statistics.
     launch(shape("attention_backward_queries_tensor", p.Tq, Queries::kRows, kQueriesBytes, samples_of(op.d_q)),
            attention_backward_queries_tensor_kernel<D>, p, heads<bf16>(op.q), heads<bf16>(op.k), heads<bf16>(op.v),
            heads<bf16>(op.o), heads<bf16>(op.d_o), static_cast<const float*>(op.lse.data), statistics, heads<bf16>(op.d_q),
@@ -583,7 +583,7 @@ bool attention_backward_tensor(const Context& context, const AttentionBackward& 
     return true;
   };
   bool served = false;
-  with_tensor_head_size<128>(p.D, [&](auto size) { served = run(size); });
+  with_tensor_head_size(p.D, [&](auto size) { served = run(size); });
   return served;
 }
 

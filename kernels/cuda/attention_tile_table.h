@@ -58,7 +58,7 @@ constexpr ForwardTile entry_of(const ForwardTile (&table)[count], int head_size,
   return {};
 }
 
-/// Fewer keys are resident in two tiles anyway; more do not fit.
+/// Fewer keys are resident in two tiles anyway; more do not fit with heads of 64 channels.
 constexpr int kLeastResidentKeys = 129, kMostResidentKeys = 512;
 
 }  // namespace outeffhop::cuda

@@ -122,26 +122,6 @@ __device__ __forceinline__ const bf16* four_matrices(const Tile<D, rows>& tile, 
   return tile.address_in(row, 8 * below + lane % 8, column + 8 * beside);
 }
 
-/// out (16 x 8 columns) = a b^T: a is 16 rows of a tile from `row` on, b the first rows of a tile.
-template <int columns, int D, int a_rows, int b_rows>
-__device__ __forceinline__ void multiply_rows(FragmentC (&out)[columns], const Tile<D, a_rows>& a, int row,
-                                              const Tile<D, b_rows>& b) {
-#pragma unroll
-  for (int column = 0; column < columns; ++column) out[column] = {};
-#pragma unroll 1  // unrolled, loads are moved far ahead and registers run out
-  for (int step = 0; step < D / kMmaK; ++step) {
-    FragmentA left;
-    load_matrix_x4(left.pair, four_matrices(a, row, step * kMmaK, Second::below));
-#pragma unroll
-    for (int column = 0; column < columns; column += 2) {
-      std::uint32_t pairs[4];
-      load_matrix_x4(pairs, four_matrices(b, column * kMmaN, step * kMmaK, Second::beside));
-      mma_16x8x16(out[column], left, {{pairs[0], pairs[1]}});
-      mma_16x8x16(out[column + 1], left, {{pairs[2], pairs[3]}});
-    }
-  }
-}
-
 struct AsItIs {
   __device__ __forceinline__ float operator()(float weight) const { return weight; }
 };
@@ -156,23 +136,6 @@ __device__ __forceinline__ FragmentA left_operand(const FragmentC (&weights)[col
   const FragmentC &left = weights[2 * step], &right = weights[2 * step + 1];
   const auto pair = [&](const FragmentC& from, int i) { return ptx::bf16_pair(take(from.at[i]), take(from.at[i + 1])); };
   return {{pair(left, 0), pair(left, 2), pair(right, 0), pair(right, 2)}};
-}
-
-/// out (16 x D) += weights (16 x 8 columns) times the first 8 columns rows of a tile.
-template <int columns, int D, int rows, class Take = AsItIs>
-__device__ __forceinline__ void add_weighted_rows(FragmentC (&out)[D / kMmaN], const FragmentC (&weights)[columns],
-                                                  const Tile<D, rows>& tile, Take take = {}) {
-#pragma unroll
-  for (int step = 0; step < columns / 2; ++step) {
-    const FragmentA a = left_operand(weights, step, take);
-#pragma unroll
-    for (int column = 0; column < D / kMmaN; column += 2) {
-      std::uint32_t pairs[4];
-      load_matrix_x4_transposed(pairs, four_matrices(tile, step * kMmaK, column * kMmaN, Second::below));
-      mma_16x8x16(out[column], a, {{pairs[0], pairs[1]}});
-      mma_16x8x16(out[column + 1], a, {{pairs[2], pairs[3]}});
-    }
-  }
 }
 
 /// Stores 16 rows of one head from `first` on, as far as they are below `end`; row g of a lane times factor[0], row g + 8

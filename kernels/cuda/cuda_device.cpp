@@ -171,9 +171,9 @@ void* Workspace::bytes(std::size_t bytes) {
     OUTEFFHOP_CUDA(cudaFree(data_));
     data_ = nullptr;
     capacity_ = 0;
+    ++generation_;
     OUTEFFHOP_CUDA(cudaMalloc(&data_, bytes));
     capacity_ = bytes;
-    ++generation_;
   }
   return data_;
 }

@@ -55,10 +55,25 @@ json written(const ProductKey& key, const cublasLtMatmulAlgo_t& algorithm) {
 
 ProductKey key_of(const json& product) {
   const auto number = [&](const char* name) { return product.at(name).get<std::int64_t>(); };
-  const auto dtype = [&](const char* name) {
-    return product.at(name).get<std::string>() == name_of(DType::bf16) ? DType::bf16 : DType::f32;
+  const auto refuse_unless = [](bool sound) {
+    if (!sound) throw std::invalid_argument("no product");
   };
-  const auto alignment = [&](int i) { return product.at("alignments").at(i).get<std::uint32_t>(); };
+  const auto dtype = [&](const char* name) {
+    const auto text = product.at(name).get<std::string>();
+    refuse_unless(text == name_of(DType::bf16) || text == name_of(DType::f32));
+    return text == name_of(DType::bf16) ? DType::bf16 : DType::f32;
+  };
+  const auto alignment = [&](int i) {
+    const auto bytes = product.at("alignments").at(i).get<std::int64_t>();
+    refuse_unless(bytes == 1 || bytes == 2 || bytes == 4 || bytes == 8 || bytes == 16);
+    return static_cast<std::uint32_t>(bytes);
+  };
+  const auto epilogue = product.at("epilogue").get<std::int64_t>();
+  refuse_unless(epilogue == CUBLASLT_EPILOGUE_DEFAULT || epilogue == CUBLASLT_EPILOGUE_BIAS ||
+                epilogue == CUBLASLT_EPILOGUE_GELU || epilogue == CUBLASLT_EPILOGUE_GELU_BIAS);
+  const bool a_transposed = product.at("a_transposed").get<bool>();
+  refuse_unless(number("M") > 0 && number("N") > 0 && number("K") > 0 && number("out_stride") >= number("N") &&
+                number("a_stride") >= (a_transposed ? number("M") : number("K")));
   return {number("M"),
           number("N"),
           number("K"),
@@ -66,9 +81,9 @@ ProductKey key_of(const json& product) {
           number("out_stride"),
           dtype("operands"),
           dtype("out"),
-          product.at("a_transposed").get<bool>(),
+          a_transposed,
           product.at("b_transposed").get<bool>(),
-          product.at("epilogue").get<std::uint32_t>(),
+          static_cast<std::uint32_t>(epilogue),
           alignment(0),
           alignment(1),
           alignment(2)};

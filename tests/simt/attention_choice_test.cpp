@@ -213,4 +213,12 @@ TEST_CASE("the backward of short sequences is one kernel where the device has th
   CHECK(!served(1, without_asking));
 }
 
+TEST_CASE("the backward of no samples does nothing, shared gradients or not") {
+  for (const std::int64_t D : {std::int64_t{48}, std::int64_t{64}, std::int64_t{128}}) {
+    INFO(D);
+    CHECK(run(DType::bf16, D, 0, [](AttentionBackward& op) { op.problem.B = 0; }).backward.empty());
+    CHECK(run(DType::bf16, D, 0, [](AttentionBackward& op) { op.problem.B = 0, op.d_q.batch_stride = 0; }).backward.empty());
+  }
+}
+
 }  // namespace outeffhop::test

@@ -29,9 +29,11 @@ TEST_CASE("the fastest algorithm is taken, and of nearly equal ones the first") 
   CHECK(chosen_of({1, 0.9, 0.885}) == 1);
   CHECK(chosen_of({2, 2, 2, 2, 2, 2, 2, 1, 0.1}) == 7);  // no more than eight are asked for
   CHECK(chosen_of({-1, 2, 1}) == 2);                     // one that does not run is left out
-  const Offered offered({-1, -1});
-  Layer layer(DType::bf16, 24, 32, 16);
-  CHECK_THROWS_WITH(layer.device->run(layer.op), Contains("cuBLASLt has no algorithm"));
+  for (const std::vector<double>& none : {std::vector<double>{-1, -1}, {-1}}) {
+    const Offered offered(none);
+    Layer layer(DType::bf16, 24, 32, 16);
+    CHECK_THROWS_WITH(layer.device->run(layer.op), Contains("cuBLASLt has no algorithm"));
+  }
 }
 
 TEST_CASE("measuring writes to no result, and is done once") {
@@ -93,6 +95,8 @@ TEST_CASE("plans of one device are those of another") {
     before = layer->device->plans();
     for (const std::string& damaged : {std::string("{"), std::string("[]"), plans.substr(1),
                                        std::string(plans).replace(plans.find("executor"), 8, "colossus"),
+                                       std::string(plans).insert(plans.find("\"M\":") + 4, "-"),
+                                       std::string(plans).replace(plans.find("\"fp32\""), 6, "\"fp99\""),
                                        std::string(plans).replace(plans.find("\"algorithm\":\"") + 13, 4, "7777"),
                                        std::string(plans).replace(plans.find("\"algorithm\":\"") + 13, 4, "none")})
       CHECK_FALSE(layer->device->use_plans(damaged));
