@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,7 +69,8 @@ class Bench:
 
     def program_version(self) -> str:
         done = subprocess.run([self.arguments.build / "outeffhop", "--version"], capture_output=True, text=True)
-        commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+        git = shutil.which("git")
+        commit = git and subprocess.run([git, "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
         return (done.stdout.splitlines() or ["unknown"])[0] + (f" at {commit}" if commit else "")
 
     def left(self) -> float:
@@ -114,9 +116,10 @@ class Bench:
     def our_steps(self, shape, softmax: str) -> dict:
         folder = pathlib.Path(self.folder.name, f"{shape.name}_{shape.T}_{softmax}")
         shards = write_shard(pathlib.Path(self.folder.name, f"shards_{shape.vocabulary}"), shape.vocabulary)
-        config = configuration(shape, "bf16", 0, shards, softmax, logging_interval=1 if self.arguments.tiny else 10)
+        interval = 1 if self.arguments.tiny else 10  # steps that each logged line stands for
+        config = configuration(shape, "bf16", 0, shards, softmax, logging_interval=interval)
         with OurRun(self.arguments.build / "outeffhop", config, folder, self.environment, self.arguments.device) as run:
-            return {"seconds": run.block(2 if self.arguments.tiny else 8, 0 if self.arguments.tiny else 3, warm_up=1)}
+            return {"seconds": run.block(2 if self.arguments.tiny else 8, 0 if self.arguments.tiny else 3 / interval, warm_up=1)}
 
     def their_steps(self, shape) -> dict:
         with Worker(self.arguments.python, shape, os.cpu_count() or 1, self.environment, self.log, self.arguments.device) as worker:
@@ -194,6 +197,8 @@ def has_module(python: pathlib.Path, name: str) -> bool:
 def describe_device(arguments: argparse.Namespace) -> str:
     if arguments.device == "cpu":
         return "the CPU"
+    if not shutil.which("nvidia-smi"):
+        return "an unknown GPU"
     done = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version,clocks.max.sm", "--format=csv,noheader"], capture_output=True,
                           text=True)
     return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else "an unknown GPU"

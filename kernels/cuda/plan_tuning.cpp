@@ -46,7 +46,7 @@ class Event {
 
 std::size_t fastest(const ProductStream& on, const ProductPlan& plan, const std::vector<cublasLtMatmulAlgo_t>& algorithms,
                     const Product& product) {
-  if (algorithms.empty()) return 0;  // a single one is run as well: it may be one that fails
+  if (algorithms.size() < 2) return 0;
   // The product may be an accumulating one, which has to happen once.
   const std::int64_t stride = product.out_stride ? product.out_stride : product.N;
   const std::size_t bytes = static_cast<std::size_t>(product.M * stride) * size_of(product.out.dtype);

@@ -98,8 +98,9 @@ def device(session: Session) -> Outcome:
                            text=True)
     facts["PyTorch"] = torch.stdout.strip() if torch.returncode == 0 else "not there"
     facts["processors"] = str(len(os.sched_getaffinity(0)))
-    facts["checkout"] = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True,
-                                       text=True).stdout.strip() or f"packed at {session.pack.manifest['commit']}"
+    git = shutil.which("git")
+    commit = git and subprocess.run([git, "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    facts["checkout"] = commit or f"packed at {session.pack.manifest['commit']}"
     session.results["device"] = facts
     return Outcome(session.gpu or "no GPU was found", facts)
 
@@ -288,7 +289,7 @@ def run_stages(session: Session, names: list[str]) -> int:
             stage.update(dataclasses.asdict(reason.outcome), status="unfinished" if isinstance(reason, Unfinished) else "failed")
         except KeyboardInterrupt:
             stage.update(status="unfinished", summary="interrupted")
-        except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:  # of one stage: the others go on
+        except Exception as error:  # of one stage, whatever it is: the others go on
             stage.update(status="failed", summary=f"{type(error).__name__}: {error}")
         stage["seconds"] = time.monotonic() - begin
         session.seconds = whole

@@ -325,7 +325,7 @@ Run embedding_backward(Case& c) {
 
 Run gather_rows(Case& c) {
   const std::int64_t count = c("count"), rows = c("rows"), C = c("C");
-  return runner(c, GatherRows{count, count, C, c.ids(count, rows, true), c.tensor(rows * C), c.tensor(count * C)});
+  return runner(c, GatherRows{count, C, c.ids(count, rows, true), c.tensor(rows * C), c.tensor(count * C)});
 }
 
 Run scatter_rows(Case& c) {

@@ -29,11 +29,9 @@ TEST_CASE("the fastest algorithm is taken, and of nearly equal ones the first") 
   CHECK(chosen_of({1, 0.9, 0.885}) == 1);
   CHECK(chosen_of({2, 2, 2, 2, 2, 2, 2, 1, 0.1}) == 7);  // no more than eight are asked for
   CHECK(chosen_of({-1, 2, 1}) == 2);                     // one that does not run is left out
-  for (const std::vector<double>& none : {std::vector<double>{-1, -1}, {-1}}) {
-    const Offered offered(none);
-    Layer layer(DType::bf16, 24, 32, 16);
-    CHECK_THROWS_WITH(layer.device->run(layer.op), Contains("cuBLASLt has no algorithm"));
-  }
+  const Offered offered({-1, -1});
+  Layer layer(DType::bf16, 24, 32, 16);
+  CHECK_THROWS_WITH(layer.device->run(layer.op), Contains("cuBLASLt has no algorithm"));
 }
 
 TEST_CASE("measuring writes to no result, and is done once") {
