@@ -46,7 +46,7 @@ endif()
 
 add_library(outeffhop_cuda_options INTERFACE)
 target_include_directories(outeffhop_cuda_options INTERFACE ${CMAKE_SOURCE_DIR})
-target_link_libraries(outeffhop_cuda_options INTERFACE fmt::fmt CUDA::toolkit)
+target_link_libraries(outeffhop_cuda_options INTERFACE fmt::fmt CUDA::toolkit nlohmann_json::nlohmann_json)
 # -lineinfo: profilers and compute-sanitizer name source lines; the machine code is the same. scripts/check_kernels.py
 # compiles with the same flags.
 target_compile_options(outeffhop_cuda_options INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;-lineinfo;-Xcompiler=-Wall,-Wextra>"

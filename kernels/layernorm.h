@@ -9,8 +9,11 @@ namespace outeffhop {
 /// sum = residual + dropout(x);  out = (sum - mean) * rstd * weight + bias, over the C channels of each row.
 ///
 /// Post-LN (BERT): out goes on, sum is kept for the backward. Pre-LN (OPT): sum is the residual stream, out feeds the next
-/// sublayer. Variance is the biased one; rstd = 1 / sqrt(variance + epsilon). Statistics are of sum *before* it is rounded
-/// to storage. Mean and variance must not cancel: two passes, or an algorithm as good.
+/// sublayer. Variance is the biased one; rstd = 1 / sqrt(variance + epsilon). Mean and variance must not cancel: two passes,
+/// or an algorithm as good.
+///
+/// Statistics and out are of sum as it is stored, rounded to the dtype of out, whether it is kept or not. So the op makes the
+/// same bits of out, mean and rstd again from sum alone: with x = sum, no residual and no dropout.
 struct LayerNormForward {
   std::int64_t B = 0, T = 0, C = 0;
   double epsilon = 1e-5;

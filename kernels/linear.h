@@ -19,7 +19,8 @@ struct Operand : ConstTensor {
   Operand(const Tensor& t) : ConstTensor(t) {}       // NOLINT
 };
 
-/// pre = x weight^T + bias;  out = activation(pre). Accumulation in fp32.
+/// pre = x weight^T + bias;  out = activation(pre). Accumulation in fp32. Where pre is kept, out is the activation of pre as
+/// it is stored, to the bit what ActivationForward makes of it; where not, it may be that of a pre that was never rounded.
 /// x (rows, in), weight (out_features, in) as Hugging Face stores it, bias (out_features) or null.
 struct LinearForward {
   std::int64_t rows = 0, in = 0, out_features = 0;
@@ -29,6 +30,9 @@ struct LinearForward {
   Activation activation = Activation::none;
   Tensor pre;         ///< (rows, out_features): the pre-activation, needed by ActivationBackward; null when not kept
   Tensor out;         ///< (rows, out_features); fp32 is allowed as the output of bf16 operands
+  /// Elements from one row of out to the next; 0: out_features. What lies between rows is not touched. Rows apart go only
+  /// with a product and its bias: no activation, pre, max_abs (checked).
+  std::int64_t out_stride = 0;
   float* max_abs = nullptr;  ///< device scalar, written: max |out| as stored; null when not wanted
 };
 
@@ -37,6 +41,7 @@ struct LinearForward {
 struct LinearBackward {
   std::int64_t rows = 0, in = 0, out_features = 0;
   ConstTensor d_out;              ///< (rows, out_features)
+  std::int64_t d_out_stride = 0;  ///< elements from one row of d_out to the next; 0: out_features
   ConstTensor x;                  ///< (rows, in)
   ConstTensor weight;             ///< (out_features, in)
   Tensor d_x;                     ///< (rows, in) storage dtype

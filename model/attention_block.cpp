@@ -5,10 +5,11 @@
 
 namespace outeffhop {
 
-void AttentionBlock::plan(Arena& activations, const Capacity& capacity) {
-  saved.qkv = activations.take(capacity.rows() * 3 * C, capacity.dtype);
-  saved.o = activations.take(capacity.rows() * C, capacity.dtype);
-  saved.lse = activations.take(capacity.rows() * H, unrounded(capacity.dtype));
+void AttentionBlock::plan(const LayerArena& arena, const AttentionBlock& first) {
+  const std::int64_t rows = arena.rows();
+  saved.qkv = arena.take(rows * 3 * C, arena.dtype(), Remade::products, first.saved.qkv);
+  saved.o = arena.take(rows * C, arena.dtype(), Remade::products, first.saved.o);
+  saved.lse = arena.take(rows * H, unrounded(arena.dtype()), Remade::products, first.saved.lse);
 }
 
 AttentionProblem AttentionBlock::problem(const Pass& pass) const {

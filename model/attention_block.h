@@ -25,7 +25,8 @@ class AttentionBlock {
     Tensor lse;  ///< (B, H, T)
   } saved;
 
-  void plan(Arena& activations, const Capacity& capacity);
+  /// `first`: the same block of the first layer.
+  void plan(const LayerArena& arena, const AttentionBlock& first);
   /// x (B, T, C) -> out (B, T, C).
   void forward(const Pass& pass, ConstTensor x, Tensor out) const;
   /// Reads what forward saved. d_out (B, T, C) is used up before d_x is touched, so d_x may be where d_out is.

@@ -1,11 +1,6 @@
 // BertForMaskedLM: Devlin et al., "BERT: pre-training of deep bidirectional transformers", 2019, as Hugging Face has it.
 // Post-LN: every sublayer's output, dropped out and added to its input, is normalised.
-#include <vector>
-
-#include "model/attention_block.h"
 #include "model/language_model.h"
-#include "model/mlp_block.h"
-#include "model/residual_norm.h"
 
 namespace outeffhop {
 namespace {
@@ -39,13 +34,6 @@ class Bert final : public LanguageModel {
   }
 
  private:
-  struct Layer {
-    AttentionBlock attention;
-    ResidualNorm attention_norm;
-    MlpBlock mlp;
-    ResidualNorm output_norm;
-  };
-
   ResidualNorm make_norm(const std::string& name, const std::string& sum_name, Site::Kind sum_kind, std::int64_t layer,
                          double dropout_probability, std::uint32_t dropout_site) {
     ResidualNorm norm;
@@ -67,6 +55,7 @@ class Bert final : public LanguageModel {
     const std::string layer = layer_name(i), self = layer + ".attention.self",
                       attention_output = layer + ".attention.output";
     Layer l;
+    l.name = layer;
     l.attention.C = C;
     l.attention.H = config_.num_attention_heads;
     l.attention.n = softmax_constant(config_.attn_softmax);
@@ -81,47 +70,33 @@ class Bert final : public LanguageModel {
     l.attention.probabilities_site = sites_.add(self + ".probabilities", Kind::probabilities, i);
     l.attention.context_site = sites_.add(self, Kind::context, i);
     l.attention.output_site = sites_.add(attention_output + ".dense", Kind::projection, i);
-    l.attention_norm = make_norm(attention_output + ".LayerNorm", attention_output, Kind::residual_sum, i,
-                                 config_.hidden_dropout_prob, dropout_sites_++);
+    l.middle_norm = make_norm(attention_output + ".LayerNorm", attention_output, Kind::residual_sum, i,
+                              config_.hidden_dropout_prob, dropout_sites_++);
     l.mlp.expand = weights_.linear(layer + ".intermediate.dense", C, F);
     l.mlp.contract = weights_.linear(layer + ".output.dense", F, C);
     l.mlp.activation = activation_of(config_.hidden_act);
     l.mlp.pre_site = sites_.add(layer + ".intermediate.dense", Kind::projection, i);
     l.mlp.post_site = sites_.add(layer + ".intermediate", Kind::activation, i);
     l.mlp.out_site = sites_.add(layer + ".output.dense", Kind::projection, i);
-    l.output_norm = make_norm(layer + ".output.LayerNorm", layer + ".output", Kind::residual_sum, i,
-                              config_.hidden_dropout_prob, dropout_sites_++);
+    l.outer_norm = make_norm(layer + ".output.LayerNorm", layer + ".output", Kind::residual_sum, i,
+                             config_.hidden_dropout_prob, dropout_sites_++);
     return l;
   }
 
-  /// Without a backward every layer works in the memory of the first.
   void plan_body(Arena& activations, Arena&) override {
-    embedding_norm_.plan(activations, capacity());
-    for (std::size_t i = 0; i < layers_.size(); ++i) {
-      Layer& l = layers_[i];
-      if (i == 0 || options_.training) {
-        l.attention.plan(activations, capacity());
-        l.attention_norm.plan(activations, capacity());
-        l.mlp.plan(activations, capacity());
-        l.output_norm.plan(activations, capacity());
-      } else {
-        l.attention.saved = layers_[0].attention.saved;
-        l.attention_norm.saved = layers_[0].attention_norm.saved;
-        l.mlp.saved = layers_[0].mlp.saved;
-        l.output_norm.saved = layers_[0].output_norm.saved;
-      }
-    }
+    const Capacity most = capacity();
+    embedding_norm_.plan({activations, most}, embedding_norm_, Remade::never);
+    plan_layers(activations);
   }
 
   ConstTensor body_forward(const Pass& pass) override {
     embed(pass);
     ConstTensor x = embedding_norm_.saved.out;  // (B, T, C)
     for (const Layer& l : layers_) {
-      l.attention.forward(pass, x, l.attention_norm.saved.sum);
-      l.attention_norm.forward(pass, x);
-      l.mlp.forward(pass, l.attention_norm.saved.out, l.output_norm.saved.sum);
-      l.output_norm.forward(pass, l.attention_norm.saved.out);
-      x = l.output_norm.saved.out;
+      const Range range(device_, l.name.c_str());
+      l.forward(pass, x, x, l.outer_norm.saved.sum);
+      l.outer_norm.forward(pass, l.middle_norm.saved.out);
+      x = l.outer_norm.saved.out;
     }
     return x;
   }
@@ -131,10 +106,13 @@ class Bert final : public LanguageModel {
     const Tensor d_stream = pass.scratch.stream, d_branch = pass.scratch.branch;  // (B, T, C)
     for (std::size_t i = layers_.size(); i-- > 0;) {
       const Layer& l = layers_[i];
-      const Tensor x = i ? layers_[i - 1].output_norm.saved.out : embedding_norm_.saved.out;
-      ConstTensor d_out = l.output_norm.backward(pass, d_stream, {}, d_stream, d_branch);
-      l.mlp.backward(pass, l.attention_norm.saved.out, d_out, {d_stream, true});
-      d_out = l.attention_norm.backward(pass, d_stream, {}, d_stream, d_branch);
+      const Range range(device_, l.name.c_str());
+      const Tensor x = i ? layers_[i - 1].outer_norm.saved.out : embedding_norm_.saved.out;
+      if (i) layers_[i - 1].outer_norm.remake_out(pass);
+      if (i + 1 < layers_.size()) l.remake(pass, x, x);
+      ConstTensor d_out = l.outer_norm.backward(pass, d_stream, {}, d_stream, d_branch);
+      l.mlp.backward(pass, l.middle_norm.saved.out, d_out, {d_stream, true});
+      d_out = l.middle_norm.backward(pass, d_stream, {}, d_stream, d_branch);
       l.attention.backward(pass, x, d_out, {d_stream, true});
     }
     drop_embedding(pass, d_stream);
@@ -143,6 +121,7 @@ class Bert final : public LanguageModel {
   }
 
   void embed(const Pass& pass) {
+    const Range range(device_, "embeddings");
     EmbeddingForward op;
     op.rows = pass.rows();
     op.C = config_.hidden_size;
@@ -172,6 +151,7 @@ class Bert final : public LanguageModel {
   }
 
   void embed_backward(const Pass& pass, ConstTensor d_out) {
+    const Range range(device_, "embeddings");
     EmbeddingBackward op;
     op.rows = pass.rows();
     op.C = config_.hidden_size;
@@ -193,7 +173,6 @@ class Bert final : public LanguageModel {
   Weight word_, position_, type_;    ///< (V, C), (max_position_embeddings, C), (type_vocab_size, C)
   std::uint32_t embedding_dropout_site_ = 0;
   ResidualNorm embedding_norm_;
-  std::vector<Layer> layers_;
 };
 
 }  // namespace

@@ -4,15 +4,15 @@
 
 namespace outeffhop {
 
-void Head::plan(Arena& workspace, const Capacity& capacity) {
-  const auto row_bytes = V * static_cast<std::int64_t>(size_of(capacity.dtype));
+void Head::plan(Arena& workspace, const Capacity& capacity, std::int64_t logit_bytes) {
+  const auto row_bytes = logit_stride() * static_cast<std::int64_t>(size_of(capacity.dtype));
   // Where there is room for them, whole blocks of the products: 512 or 1,024 rows cost up to 7 % less a row than 640.
-  const std::int64_t affordable = kLogitBytes / row_bytes, step = affordable >= kProductRows ? kProductRows : kBucket;
+  const std::int64_t affordable = logit_bytes / row_bytes, step = affordable >= kProductRows ? kProductRows : kBucket;
   const std::int64_t within_budget = std::max(kBucket, affordable / step * step);
   chunk_rows_ = std::min(padded_rows(capacity.rows()), within_budget);
   const DType dtype = capacity.dtype;
   gathered_ = workspace.take(chunk_rows_ * C, dtype);
-  logits_ = workspace.take(chunk_rows_ * V, dtype);
+  logits_ = workspace.take(chunk_rows_ * logit_stride(), dtype);
   if (projection) {
     pre_ = workspace.take(chunk_rows_ * E, dtype);
     post_ = workspace.take(chunk_rows_ * E, dtype);
@@ -25,23 +25,23 @@ void Head::plan(Arena& workspace, const Capacity& capacity) {
   if (capacity.training) d_transformed_ = workspace.take(chunk_rows_ * E, dtype);
 }
 
-Head::Chunk Head::chunk_at(std::int64_t begin, std::int64_t total) const {
+Head::Chunk Head::chunk_at(std::int64_t begin, std::int64_t label_count) const {
+  const std::int64_t total = padded_rows(label_count);
   if (begin == total) return {};
   // Of equal sizes: a small last chunk would read and write all of the decoder's gradient for few rows.
   const std::int64_t chunks = (total + chunk_rows_ - 1) / chunk_rows_;
-  const std::int64_t count = std::min(padded_rows((total + chunks - 1) / chunks), total - begin);
-  return {begin, count, padded_rows(count)};
+  const std::int64_t rows = std::min(padded_rows((total + chunks - 1) / chunks), total - begin);
+  return {begin, rows, std::min(rows, label_count - begin)};
 }
 
 /// Observers see the rows of labels, not the padding.
 void Head::show(const Pass& pass, std::size_t site, Tensor data, std::int64_t channels, const Chunk& chunk) const {
-  pass.show(site, {data, 1, chunk.count, channels, chunk.begin});
+  pass.show(site, {data, 1, chunk.labels, channels, chunk.begin});
 }
 
 ConstTensor Head::gather(const Pass& pass, ConstTensor hidden, const Chunk& chunk) const {
   GatherRows op;
-  op.count = chunk.count;
-  op.padded_count = chunk.padded;
+  op.count = chunk.rows;
   op.C = C;
   op.index = pass.batch.label_rows + chunk.begin;
   op.x = hidden;
@@ -54,21 +54,20 @@ ConstTensor Head::gather(const Pass& pass, ConstTensor hidden, const Chunk& chun
 ConstTensor Head::transform(const Pass& pass, ConstTensor rows, const Chunk& chunk) const {
   if (!projection) return rows;
   if (activation == Activation::none) {
-    linear_forward(pass.device, *projection, chunk.padded, rows, post_);
+    linear_forward(pass.device, *projection, chunk.rows, rows, post_);
     show(pass, projection_site, post_, E, chunk);
   } else if (pass.wants(projection_site)) {
-    linear_forward(pass.device, *projection, chunk.padded, rows, pre_);
+    linear_forward(pass.device, *projection, chunk.rows, rows, pre_);
     show(pass, projection_site, pre_, E, chunk);
-    pass.device.run(ActivationForward{chunk.padded * E, activation, pre_, post_});
+    pass.device.run(ActivationForward{chunk.rows * E, activation, pre_, post_});
   } else {
-    linear_forward(pass.device, *projection, chunk.padded, rows, post_, activation,
-                   pass.backward_follows ? pre_ : Tensor{});
+    linear_forward(pass.device, *projection, chunk.rows, rows, post_, activation, pass.backward_follows ? pre_ : Tensor{});
   }
   if (activation != Activation::none) show(pass, activation_site, post_, E, chunk);
   if (!norm) return post_;
   LayerNormForward op;
   op.B = 1;
-  op.T = chunk.padded;
+  op.T = chunk.rows;
   op.C = E;
   op.epsilon = epsilon;
   op.x = post_;
@@ -84,43 +83,43 @@ ConstTensor Head::transform(const Pass& pass, ConstTensor rows, const Chunk& chu
   return normed_;
 }
 
-void Head::decode(const Pass& pass, ConstTensor transformed, std::int64_t rows, Tensor logits) const {
-  linear_forward(pass.device, decoder, rows, transformed, logits);  // (rows, V)
+void Head::decode(const Pass& pass, ConstTensor transformed, std::int64_t rows, Tensor logits, std::int64_t stride) const {
+  linear_forward(pass.device, decoder, rows, transformed, logits, Activation::none, {}, stride);  // (rows, V)
 }
 
-void Head::cross_entropy(const Pass& pass, const Chunk& chunk, double* loss_sum, bool write_gradient) const {
+void Head::cross_entropy(const Pass& pass, const Chunk& chunk, std::int64_t stride, double* loss_sum,
+                         bool write_gradient) const {
   CrossEntropy op;
-  op.rows = chunk.count;
+  op.rows = chunk.rows;
   op.V = V;
-  op.row_stride = V;
+  op.row_stride = stride;
   op.logits = logits_;
   op.targets = pass.batch.label_ids + chunk.begin;
   op.write_gradient = write_gradient;
   op.loss_sum = loss_sum;
   pass.device.run(op);
-  if (write_gradient && chunk.padded > chunk.count) {
-    const Tensor padding = logits_.at(chunk.count * V);
-    pass.device.zero(padding.data, static_cast<std::size_t>((chunk.padded - chunk.count) * V) * size_of(padding.dtype));
-  }
 }
 
 void Head::forward(const Pass& pass, ConstTensor hidden, double* loss_sum) const {
+  const Range range(pass.device, "head");
   const std::int64_t N = pass.batch.label_count;
-  for (Chunk chunk = chunk_at(0, N); chunk.count > 0; chunk = chunk_at(chunk.begin + chunk.count, N)) {
+  const std::int64_t stride = pass.wants(logits_site) ? V : logit_stride();  // a visitor is shown rows end to end
+  for (Chunk chunk = chunk_at(0, N); chunk.rows > 0; chunk = chunk_at(chunk.begin + chunk.rows, N)) {
     const ConstTensor gathered = gather(pass, hidden, chunk);
-    decode(pass, transform(pass, gathered, chunk), chunk.padded, logits_);
+    decode(pass, transform(pass, gathered, chunk), chunk.rows, logits_, stride);
     show(pass, logits_site, logits_, V, chunk);
-    cross_entropy(pass, chunk, loss_sum, false);
+    cross_entropy(pass, chunk, stride, loss_sum, false);
   }
 }
 
 void Head::forward_backward(const Pass& pass, ConstTensor hidden, double* loss_sum, Tensor d_rows) const {
+  const Range range(pass.device, "head");
   const std::int64_t N = pass.batch.label_count;
-  for (Chunk chunk = chunk_at(0, N); chunk.count > 0; chunk = chunk_at(chunk.begin + chunk.count, N)) {
+  for (Chunk chunk = chunk_at(0, N); chunk.rows > 0; chunk = chunk_at(chunk.begin + chunk.rows, N)) {
     const ConstTensor gathered = gather(pass, hidden, chunk);
     const ConstTensor transformed = transform(pass, gathered, chunk);
-    decode(pass, transformed, chunk.padded, logits_);
-    cross_entropy(pass, chunk, loss_sum, true);
+    decode(pass, transformed, chunk.rows, logits_, logit_stride());
+    cross_entropy(pass, chunk, logit_stride(), loss_sum, true);
     chunk_backward(pass, gathered, transformed, chunk, d_rows.at(chunk.begin * C));
   }
 }
@@ -129,12 +128,12 @@ void Head::forward_backward(const Pass& pass, ConstTensor hidden, double* loss_s
 void Head::chunk_backward(const Pass& pass, ConstTensor gathered, ConstTensor transformed, const Chunk& chunk,
                           Tensor d_rows) const {
   const Tensor d = projection ? d_transformed_ : d_rows;  // (chunk, E)
-  linear_backward(pass.device, decoder, chunk.padded, transformed, logits_, {d});
+  linear_backward(pass.device, decoder, chunk.rows, transformed, logits_, {d}, logit_stride());
   if (!projection) return;
   if (norm) {
     LayerNormBackward op;
     op.B = 1;
-    op.T = chunk.padded;
+    op.T = chunk.rows;
     op.C = E;
     op.d_out = d;
     op.sum = post_;
@@ -148,14 +147,14 @@ void Head::chunk_backward(const Pass& pass, ConstTensor gathered, ConstTensor tr
   }
   if (activation != Activation::none) {
     ActivationBackward op;
-    op.count = chunk.padded * E;
+    op.count = chunk.rows * E;
     op.activation = activation;
     op.pre = pre_;
     op.d_out = d;
     op.d_pre = d;
     pass.device.run(op);
   }
-  linear_backward(pass.device, *projection, chunk.padded, gathered, d, {d_rows});
+  linear_backward(pass.device, *projection, chunk.rows, gathered, d, {d_rows});
 }
 
 void Head::all_logits(const Pass& pass, ConstTensor hidden, void* host_out) const {
@@ -167,7 +166,7 @@ void Head::all_logits(const Pass& pass, ConstTensor hidden, void* host_out) cons
   for (std::int64_t begin = 0; begin < pass.rows(); begin += block) {
     const std::int64_t rows = std::min(block, pass.rows() - begin);
     const Chunk chunk{begin, rows, rows};
-    decode(pass, transform(pass, hidden.at(begin * C), chunk), rows, logits);
+    decode(pass, transform(pass, hidden.at(begin * C), chunk), rows, logits, V);
     pass.device.copy_out(static_cast<char*>(host_out) + static_cast<std::size_t>(begin) * row_bytes, logits.data,
                          static_cast<std::size_t>(rows) * row_bytes);
   }

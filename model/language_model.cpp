@@ -21,7 +21,7 @@ void LanguageModel::plan(Arena& activations, Arena& workspace) {
   const Capacity most = capacity();
   const std::int64_t rows = most.rows(), C = config_.hidden_size;
   plan_body(activations, workspace);
-  head_.plan(workspace, most);
+  head_.plan(workspace, most, static_cast<std::int64_t>(device_.logit_bytes()));
 
   const std::int64_t score_row = most.B * config_.num_attention_heads * most.T;  // one query row in every head
   const auto score_size = static_cast<std::int64_t>(size_of(unrounded(most.dtype)));
@@ -32,6 +32,11 @@ void LanguageModel::plan(Arena& activations, Arena& workspace) {
   scratch_.branch = workspace.take(rows * C, most.dtype);
   const std::int64_t sublayer = rows * std::max({config_.intermediate_size, 4 * C, config_.embedding_size()});
   scratch_.wide = workspace.take(std::max(sublayer, Head::padded_rows(rows) * C), most.dtype);
+}
+
+void LanguageModel::plan_layers(Arena& activations) {
+  const Capacity most = capacity();
+  for (std::size_t i = 0; i < layers_.size(); ++i) layers_[i].plan({activations, most, i == 0}, layers_[0]);
 }
 
 void LanguageModel::allocate() {
@@ -61,11 +66,12 @@ Pass LanguageModel::make_pass(const ModelBatch& batch, SiteVisitor* visitor, boo
   require(batch.label_count <= batch.B * batch.T, "a batch of {} tokens has {} labels", batch.B * batch.T,
           batch.label_count);
   require(!dropout || batch.sample_ids, "dropout needs the sample indices of the batch");
-  return {device_, batch, scratch_, sites_, visitor, backward_follows, dropout, options_.seed};
+  return {device_, batch, scratch_, sites_, visitor, backward_follows, dropout, options_.seed, options_.recompute};
 }
 
 void LanguageModel::forward(const ModelBatch& batch, double* loss_sum, SiteVisitor* visitor) {
   const Pass pass = make_pass(batch, visitor, false, false);
+  const Range range(device_, "forward");
   head_.forward(pass, body_forward(pass), loss_sum);
 }
 
@@ -74,10 +80,16 @@ void LanguageModel::forward_backward(const ModelBatch& batch, double* loss_sum, 
   const Pass pass = make_pass(batch, nullptr, true, dropout);
   if (batch.label_count == 0) return;  // the sum over no labels: loss and every gradient are 0
 
-  const Tensor d_rows = scratch_.wide;  // (N rounded up, C); nothing else needs `wide` before the body's backward
-  head_.forward_backward(pass, body_forward(pass), loss_sum, d_rows);
+  const Tensor d_rows = scratch_.wide;  // (padded labels, C); nothing else needs `wide` before the body's backward
+  ConstTensor hidden;                   // (B, T, C)
+  {
+    const Range range(device_, "forward");
+    hidden = body_forward(pass);
+  }
+  head_.forward_backward(pass, hidden, loss_sum, d_rows);
+  const Range range(device_, "backward");
   ScatterRows op;
-  op.count = batch.label_count;
+  op.count = Head::padded_rows(batch.label_count);
   op.rows = pass.rows();
   op.C = config_.hidden_size;
   op.index = batch.label_rows;

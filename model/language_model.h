@@ -4,8 +4,10 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "model/head.h"
+#include "model/layer.h"
 #include "model/parameter_declarer.h"
 #include "model/pass.h"
 
@@ -36,10 +38,13 @@ class LanguageModel : public Model {
   virtual void body_backward(const Pass& pass) = 0;
   /// Places every tensor of the body; called twice, the first time to count.
   virtual void plan_body(Arena& activations, Arena& workspace) = 0;
+  void plan_layers(Arena& activations);
   /// To be called last by the constructor of a model: plans head, body and scratch, and allocates them.
   void allocate();
 
-  Capacity capacity() const { return {options_.max_batch, options_.max_sequence, options_.dtype, options_.training}; }
+  Capacity capacity() const {
+    return {options_.max_batch, options_.max_sequence, options_.dtype, options_.training, options_.recompute};
+  }
 
   const ModelConfig config_;
   const ModelOptions options_;
@@ -47,6 +52,7 @@ class LanguageModel : public Model {
   Weights weights_;
   SiteList sites_;
   Scratch scratch_;
+  std::vector<Layer> layers_;
   Head head_;
 
  private:

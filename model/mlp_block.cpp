@@ -2,23 +2,32 @@
 
 namespace outeffhop {
 
-void MlpBlock::plan(Arena& activations, const Capacity& capacity) {
-  saved.pre = activations.take(capacity.rows() * expand.out, capacity.dtype);
-  saved.post = activations.take(capacity.rows() * expand.out, capacity.dtype);
+void MlpBlock::plan(const LayerArena& arena, const MlpBlock& first) {
+  const std::int64_t count = arena.rows() * expand.out;
+  saved.pre = arena.take(count, arena.dtype(), Remade::products, first.saved.pre);
+  saved.post = arena.take(count, arena.dtype(), Remade::elementwise, first.saved.post);
 }
 
 void MlpBlock::forward(const Pass& pass, ConstTensor x, Tensor out) const {
+  expand_forward(pass, x);
+  linear_forward(pass.device, contract, pass.rows(), saved.post, out);  // (B, T, C)
+  pass.show(out_site, out, contract.out);
+}
+
+void MlpBlock::expand_forward(const Pass& pass, ConstTensor x) const {
   const std::int64_t rows = pass.rows(), F = expand.out;
   if (pass.wants(pre_site)) {
     linear_forward(pass.device, expand, rows, x, saved.pre);  // (B, T, F)
     pass.show(pre_site, saved.pre, F);
-    pass.device.run(ActivationForward{rows * F, activation, saved.pre, saved.post});
+    activate(pass);
   } else {
     linear_forward(pass.device, expand, rows, x, saved.post, activation, pass.backward_follows ? saved.pre : Tensor{});
   }
   pass.show(post_site, saved.post, F);
-  linear_forward(pass.device, contract, rows, saved.post, out);  // (B, T, C)
-  pass.show(out_site, out, contract.out);
+}
+
+void MlpBlock::activate(const Pass& pass) const {
+  pass.device.run(ActivationForward{pass.rows() * expand.out, activation, saved.pre, saved.post});
 }
 
 void MlpBlock::backward(const Pass& pass, ConstTensor x, ConstTensor d_out, InputGradient d_x) const {

@@ -19,9 +19,14 @@ class MlpBlock {
     Tensor post;  ///< (B, T, F) after it
   } saved;
 
-  void plan(Arena& activations, const Capacity& capacity);
+  /// `first`: the same block of the first layer.
+  void plan(const LayerArena& arena, const MlpBlock& first);
   /// x (B, T, C) -> out (B, T, C).
   void forward(const Pass& pass, ConstTensor x, Tensor out) const;
+  /// The part of it that fills `saved`.
+  void expand_forward(const Pass& pass, ConstTensor x) const;
+  /// saved.pre -> saved.post.
+  void activate(const Pass& pass) const;
   /// Reads what forward saved. d_out (B, T, C) is used up before d_x is touched, so d_x may be where d_out is.
   void backward(const Pass& pass, ConstTensor x, ConstTensor d_out, InputGradient d_x) const;
 };

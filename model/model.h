@@ -14,6 +14,9 @@
 namespace outeffhop {
 
 /// One micro-batch in device memory. BERT and OPT differ only in who made the labels (data/objective).
+///
+/// Which ops a model runs, and of what sizes, depends on B, T, on which pointers are null, and on M = Head::padded_rows(N): N
+/// rounded up to whole buckets. The labels of two batches of one M differ in the arrays alone.
 struct ModelBatch {
   std::int64_t B = 0, T = 0;
   const std::int32_t* input_ids = nullptr;     ///< (B, T)
@@ -23,8 +26,8 @@ struct ModelBatch {
   const std::int32_t* key_ranges = nullptr;    ///< (B, T, 2) or null when no row of the batch packs several sequences
   const std::uint64_t* sample_ids = nullptr;   ///< (B) global sample indices: what dropout depends on
   std::int64_t label_count = 0;                ///< labelled positions N
-  const std::int32_t* label_rows = nullptr;    ///< (N) row b T + t of each labelled position
-  const std::int32_t* label_ids = nullptr;     ///< (N) the token to predict there
+  const std::int32_t* label_rows = nullptr;    ///< (M) row b T + t of each labelled position, then -1
+  const std::int32_t* label_ids = nullptr;     ///< (M) the token to predict there, then -1
 };
 
 /// A place where the model can be observed and changed, by Hugging Face module name.
@@ -66,12 +69,20 @@ struct MemoryPlan {
   std::size_t master_weights = 0, storage_weights = 0, gradients = 0, activations = 0, workspace = 0;
 };
 
+/// Which activations a layer does not keep until its backward, but makes again then. The gradients are the same to the bit.
+enum class Recompute : std::uint8_t {
+  none,
+  cheap,  ///< what an elementwise op makes from another activation: outputs of layer norms and of the MLP's activation
+  block,  ///< all but the layer's input: most of its forward runs twice
+};
+
 struct ModelOptions {
   DType dtype = DType::f32;       ///< storage of parameters and activations: f32, bf16 (f64 on the reference device)
   std::int64_t max_batch = 1;     ///< largest micro-batch B
   std::int64_t max_sequence = 1;  ///< largest T
   bool training = true;           ///< false: no gradients, activations of one layer only
   std::uint64_t seed = 0;         ///< keys dropout
+  Recompute recompute = Recompute::none;
 };
 
 class Model {

@@ -3,12 +3,7 @@
 //
 // A ResidualNorm here is the joint where the last sublayer's output enters the stream and the stream is normalised for the
 // next one. So the stream after layer i is the `sum` of what follows: layer i + 1's first norm, or the final norm.
-#include <vector>
-
-#include "model/attention_block.h"
 #include "model/language_model.h"
-#include "model/mlp_block.h"
-#include "model/residual_norm.h"
 
 namespace outeffhop {
 namespace {
@@ -27,10 +22,9 @@ class Opt final : public LanguageModel {
       project_in_ = weights_.linear("model.decoder.project_in", E, C, false);
       project_in_site_ = sites_.add("model.decoder.project_in", Kind::projection);
     }
-    embedding_site_ = sites_.add("model.decoder.embeddings", Kind::embedding_sum);
+    stream_site_ = sites_.add("model.decoder.embeddings", Kind::embedding_sum);
     for (std::int64_t i = 0; i < config_.num_hidden_layers; ++i) layers_.push_back(make_layer(i));
-    final_norm_ =
-        make_norm("model.decoder.final_layer_norm", -1, layers_.back().output_site, layers_.back().output_dropout_site);
+    final_norm_ = make_norm("model.decoder.final_layer_norm", -1, stream_site_, stream_dropout_site_);
 
     head_.C = C;
     head_.E = E;
@@ -45,15 +39,6 @@ class Opt final : public LanguageModel {
   }
 
  private:
-  struct Layer {
-    ResidualNorm attention_norm;
-    AttentionBlock attention;
-    ResidualNorm mlp_norm;
-    MlpBlock mlp;
-    std::size_t output_site = 0;            ///< the stream after the layer
-    std::uint32_t output_dropout_site = 0;  ///< on the MLP's output
-  };
-
   bool projected() const { return config_.embedding_size() != config_.hidden_size; }
 
   ResidualNorm make_norm(const std::string& name, std::int64_t layer, std::size_t sum_site, std::uint32_t dropout_site) {
@@ -76,13 +61,9 @@ class Opt final : public LanguageModel {
     const std::int64_t C = config_.hidden_size, F = config_.intermediate_size;
     const std::string layer = layer_name(i), self = layer + ".self_attn";
     Layer l;
-    if (i == 0) {
-      l.attention_norm = make_norm(layer + ".self_attn_layer_norm", i, embedding_site_, 0);
-      l.attention_norm.dropout_probability = 0.0;  // OPT drops nothing of its embeddings
-    } else {
-      l.attention_norm =
-          make_norm(layer + ".self_attn_layer_norm", i, layers_[i - 1].output_site, layers_[i - 1].output_dropout_site);
-    }
+    l.name = layer;
+    l.outer_norm = make_norm(layer + ".self_attn_layer_norm", i, stream_site_, stream_dropout_site_);
+    if (i == 0) l.outer_norm.dropout_probability = 0.0;  // OPT drops nothing of its embeddings
     l.attention.C = C;
     l.attention.H = config_.num_attention_heads;
     l.attention.n = softmax_constant(config_.attn_softmax);
@@ -99,54 +80,39 @@ class Opt final : public LanguageModel {
     l.attention.context_site = sites_.add(self, Kind::context, i);
     l.attention.output_site = sites_.add(self + ".out_proj", Kind::projection, i);
     const std::size_t middle_site = sites_.add(self + ".residual", Kind::residual_sum, i);
-    l.mlp_norm = make_norm(layer + ".final_layer_norm", i, middle_site, dropout_sites_++);
+    l.middle_norm = make_norm(layer + ".final_layer_norm", i, middle_site, dropout_sites_++);
     l.mlp.expand = weights_.linear(layer + ".fc1", C, F);
     l.mlp.contract = weights_.linear(layer + ".fc2", F, C);
     l.mlp.activation = activation_of(config_.hidden_act);
     l.mlp.pre_site = sites_.add(layer + ".fc1", Kind::projection, i);
     l.mlp.post_site = sites_.add(layer + ".activation_fn", Kind::activation, i);
     l.mlp.out_site = sites_.add(layer + ".fc2", Kind::projection, i);
-    l.output_site = sites_.add(layer, Kind::residual_sum, i);
-    l.output_dropout_site = dropout_sites_++;
+    stream_site_ = sites_.add(layer, Kind::residual_sum, i);
+    stream_dropout_site_ = dropout_sites_++;
     return l;
   }
 
-  /// Without a backward every layer works in the memory of the first.
   void plan_body(Arena& activations, Arena& workspace) override {
     const Capacity most = capacity();
     if (projected()) {
       token_rows_ = activations.take(most.rows() * config_.embedding_size(), most.dtype);
       projected_rows_ = workspace.take(most.rows() * config_.hidden_size, most.dtype);
     }
-    for (std::size_t i = 0; i < layers_.size(); ++i) {
-      Layer& l = layers_[i];
-      if (i == 0 || options_.training) {
-        l.attention_norm.plan(activations, most);
-        l.attention.plan(activations, most);
-        l.mlp_norm.plan(activations, most);
-        l.mlp.plan(activations, most);
-      } else {
-        l.attention_norm.saved = layers_[0].attention_norm.saved;
-        l.attention.saved = layers_[0].attention.saved;
-        l.mlp_norm.saved = layers_[0].mlp_norm.saved;
-        l.mlp.saved = layers_[0].mlp.saved;
-      }
-    }
-    final_norm_.plan(activations, most);
+    plan_layers(activations);
+    final_norm_.plan({activations, most}, final_norm_, Remade::never);
     if (options_.training) d_inner_ = workspace.take(most.rows() * config_.hidden_size, most.dtype);
   }
 
   ConstTensor body_forward(const Pass& pass) override {
-    embed(pass, layers_[0].attention_norm.saved.sum);
+    embed(pass, layers_[0].outer_norm.saved.sum);
     ConstTensor stream;  // (B, T, C) before the sublayer whose output is on its way into it; null for layer 0
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       const Layer& l = layers_[i];
-      const ResidualNorm& next = i + 1 < layers_.size() ? layers_[i + 1].attention_norm : final_norm_;
-      l.attention_norm.forward(pass, stream);
-      l.attention.forward(pass, l.attention_norm.saved.out, l.mlp_norm.saved.sum);
-      l.mlp_norm.forward(pass, l.attention_norm.saved.sum);
-      l.mlp.forward(pass, l.mlp_norm.saved.out, next.saved.sum);
-      stream = l.mlp_norm.saved.sum;
+      const Range range(device_, l.name.c_str());
+      const ResidualNorm& next = i + 1 < layers_.size() ? layers_[i + 1].outer_norm : final_norm_;
+      l.outer_norm.forward(pass, stream);
+      l.forward(pass, l.outer_norm.saved.out, l.outer_norm.saved.sum, next.saved.sum);
+      stream = l.middle_norm.saved.sum;
     }
     final_norm_.forward(pass, stream);
     return final_norm_.saved.out;
@@ -158,16 +124,22 @@ class Opt final : public LanguageModel {
     ConstTensor d_out = final_norm_.backward(pass, d_stream, {}, d_stream, d_branch);
     for (std::size_t i = layers_.size(); i-- > 0;) {
       const Layer& l = layers_[i];
-      l.mlp.backward(pass, l.mlp_norm.saved.out, d_out, {d_inner_});
-      d_out = l.mlp_norm.backward(pass, d_inner_, d_stream, d_stream, d_branch);
-      l.attention.backward(pass, l.attention_norm.saved.out, d_out, {d_inner_});
-      d_out = l.attention_norm.backward(pass, d_inner_, d_stream, d_stream, d_branch);
+      const Range range(device_, l.name.c_str());
+      if (i + 1 < layers_.size()) {
+        l.outer_norm.remake_out(pass);
+        l.remake(pass, l.outer_norm.saved.out, l.outer_norm.saved.sum);
+      }
+      l.mlp.backward(pass, l.middle_norm.saved.out, d_out, {d_inner_});
+      d_out = l.middle_norm.backward(pass, d_inner_, d_stream, d_stream, d_branch);
+      l.attention.backward(pass, l.outer_norm.saved.out, d_out, {d_inner_});
+      d_out = l.outer_norm.backward(pass, d_inner_, d_stream, d_stream, d_branch);
     }
     embed_backward(pass, d_stream);
   }
 
   /// out (B, T, C) = tokens, projected where they are narrower than the model, plus positions.
   void embed(const Pass& pass, Tensor out) {
+    const Range range(device_, "embeddings");
     EmbeddingForward op;
     op.rows = pass.rows();
     op.token_ids = pass.batch.input_ids;
@@ -189,6 +161,7 @@ class Opt final : public LanguageModel {
   }
 
   void embed_backward(const Pass& pass, ConstTensor d_out) {
+    const Range range(device_, "embeddings");
     EmbeddingBackward op;
     op.rows = pass.rows();
     op.C = config_.hidden_size;
@@ -214,11 +187,12 @@ class Opt final : public LanguageModel {
   std::uint32_t dropout_sites_ = 0;  ///< declared so far
   Weight tokens_, positions_;        ///< (V, E), (max_position_embeddings + 2, C)
   LinearLayer project_in_;           ///< (C, E), without bias; only where E differs from C
-  std::size_t project_in_site_ = 0, embedding_site_ = 0;
+  std::size_t project_in_site_ = 0;
+  std::size_t stream_site_ = 0;            ///< the stream after the layers declared so far
+  std::uint32_t stream_dropout_site_ = 0;  ///< on what entered it last
   Tensor token_rows_;      ///< (B, T, E)
   Tensor projected_rows_;  ///< (B, T, C)
   Tensor d_inner_;         ///< (B, T, C) gradient of a sublayer's input
-  std::vector<Layer> layers_;
   ResidualNorm final_norm_;
 };
 

@@ -11,13 +11,46 @@
 
 namespace outeffhop {
 
+/// What it takes to make an activation of a layer again when its backward needs it.
+enum class Remade : std::uint8_t {
+  elementwise,  ///< an elementwise op on another activation of the layer
+  products,     ///< the layer's forward from its input on
+  never,        ///< it is what the layer's input is made from
+};
+
 /// The largest batch that memory is planned for.
 struct Capacity {
   std::int64_t B = 0, T = 0;
   DType dtype = DType::f32;
   bool training = false;
+  Recompute recompute = Recompute::none;
 
   std::int64_t rows() const { return B * T; }
+
+  /// Whether each layer has such an activation for itself, until its backward. If not, all layers share that of the first.
+  bool keeps(Remade remade) const {
+    if (!training) return false;
+    switch (recompute) {
+      case Recompute::none: return true;
+      case Recompute::cheap: return remade != Remade::elementwise;
+      case Recompute::block: return remade == Remade::never;
+    }
+    return true;
+  }
+};
+
+/// Memory for the activations of one layer.
+struct LayerArena {
+  Arena& arena;
+  const Capacity& capacity;
+  bool is_first = true;  ///< or the only one: it has memory for everything
+
+  std::int64_t rows() const { return capacity.rows(); }
+  DType dtype() const { return capacity.dtype; }
+  /// A tensor of the layer's own, or `first`, which is that of the first layer.
+  Tensor take(std::int64_t count, DType dtype, Remade remade, Tensor first) const {
+    return is_first || capacity.keeps(remade) ? arena.take(count, dtype) : first;
+  }
 };
 
 /// Memory that no block owns: gradients of activations while they travel backward, and what is used up at once.
@@ -52,6 +85,7 @@ struct Pass {
   bool backward_follows = false;  ///< save what the backward reads
   bool dropout_on = false;
   std::uint64_t seed = 0;
+  Recompute recompute = Recompute::none;
 
   std::int64_t B() const { return batch.B; }
   std::int64_t T() const { return batch.T; }
@@ -71,8 +105,9 @@ struct Pass {
 };
 
 /// out = activation(x weight^T + bias) over `rows` rows; what the activation was applied to goes to `pre` unless that is null.
+/// Rows of out begin every `out_stride` elements, or lie end to end.
 inline void linear_forward(Device& device, const LinearLayer& layer, std::int64_t rows, ConstTensor x, Tensor out,
-                           Activation activation = Activation::none, Tensor pre = {}) {
+                           Activation activation = Activation::none, Tensor pre = {}, std::int64_t out_stride = 0) {
   LinearForward op;
   op.rows = rows;
   op.in = layer.in;
@@ -83,6 +118,7 @@ inline void linear_forward(Device& device, const LinearLayer& layer, std::int64_
   op.activation = activation;
   op.pre = pre;
   op.out = out;
+  op.out_stride = out_stride;
   device.run(op);
 }
 
@@ -92,14 +128,16 @@ struct InputGradient {
   bool accumulate = false;
 };
 
-/// Gradients of the layer's parameters accumulate; that of x goes where `d_x` says.
+/// Gradients of the layer's parameters accumulate; that of x goes where `d_x` says. Rows of d_out begin every `d_out_stride`
+/// elements, or lie end to end.
 inline void linear_backward(Device& device, const LinearLayer& layer, std::int64_t rows, ConstTensor x, ConstTensor d_out,
-                            InputGradient d_x) {
+                            InputGradient d_x, std::int64_t d_out_stride = 0) {
   LinearBackward op;
   op.rows = rows;
   op.in = layer.in;
   op.out_features = layer.out;
   op.d_out = d_out;
+  op.d_out_stride = d_out_stride;
   op.x = x;
   op.weight = layer.weight.value;
   op.d_x = d_x.tensor;

@@ -2,14 +2,16 @@
 
 namespace outeffhop {
 
-void ResidualNorm::plan(Arena& activations, const Capacity& capacity) {
-  saved.sum = activations.take(capacity.rows() * C, capacity.dtype);
-  saved.out = activations.take(capacity.rows() * C, capacity.dtype);
-  saved.mean = activations.take(capacity.rows(), unrounded(capacity.dtype));
-  saved.rstd = activations.take(capacity.rows(), unrounded(capacity.dtype));
+void ResidualNorm::plan(const LayerArena& arena, const ResidualNorm& first, Remade sum) {
+  const std::int64_t rows = arena.rows();
+  saved.sum = arena.take(rows * C, arena.dtype(), sum, first.saved.sum);
+  saved.out = arena.take(rows * C, arena.dtype(), Remade::elementwise, first.saved.out);
+  saved.mean = arena.take(rows, unrounded(arena.dtype()), sum, first.saved.mean);
+  saved.rstd = arena.take(rows, unrounded(arena.dtype()), sum, first.saved.rstd);
 }
 
-void ResidualNorm::forward(const Pass& pass, ConstTensor residual) const {
+/// The norm of saved.sum as it lies there.
+LayerNormForward ResidualNorm::norm_of_sum(const Pass& pass) const {
   LayerNormForward op;
   op.B = pass.B();
   op.T = pass.T();
@@ -19,6 +21,15 @@ void ResidualNorm::forward(const Pass& pass, ConstTensor residual) const {
   op.weight = weight.value;
   op.bias = bias.value;
   op.out = saved.out;
+  return op;
+}
+
+void ResidualNorm::remake_out(const Pass& pass) const {
+  if (pass.recompute != Recompute::none) pass.device.run(norm_of_sum(pass));
+}
+
+void ResidualNorm::forward(const Pass& pass, ConstTensor residual) const {
+  LayerNormForward op = norm_of_sum(pass);
   if (pass.wants(sum_site)) {
     // The sum must exist, and may change, before it is normalised: the fused op comes apart.
     if (residual) {

@@ -24,12 +24,18 @@ class ResidualNorm {
     Tensor rstd;  ///< (B, T)
   } saved;
 
-  void plan(Arena& activations, const Capacity& capacity);
+  /// `first`: the same norm of the first layer. `sum`: what it takes to make the sum again.
+  void plan(const LayerArena& arena, const ResidualNorm& first, Remade sum);
   /// x is in saved.sum; residual (B, T, C) or null for 0.
   void forward(const Pass& pass, ConstTensor residual) const;
+  /// Makes saved.out from saved.sum again, unless it was kept.
+  void remake_out(const Pass& pass) const;
   /// Writes the gradient of the residual to d_sum, which may be d_out or d_sum_in, and returns the gradient of x: d_sum
   /// itself without dropout, otherwise written to d_x.
   ConstTensor backward(const Pass& pass, ConstTensor d_out, ConstTensor d_sum_in, Tensor d_sum, Tensor d_x) const;
+
+ private:
+  LayerNormForward norm_of_sum(const Pass& pass) const;
 };
 
 }  // namespace outeffhop

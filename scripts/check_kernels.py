@@ -9,7 +9,8 @@ From ptxas: registers, spills, stack, shared memory; computed from them: how man
 machine code, where cuobjdump and nvdisasm are (the CUDA Toolkit, PATH, or .venv/: scripts/setup.sh --cuda-checks): 16-byte
 accesses to global memory, tensor-core instructions, local memory, atomics. Compiled files are kept in .cache/kernels/.
 
-The budget has a row for each kernel of each file. A row for an instance ("name<bf16>") or several ("name<bf16, *>") counts
+The budget names the release of nvcc that it was measured with, "nvcc": with another one, more registers or fewer warps than it
+allows are said, but are no fault. It has a row for each kernel of each file. A row for an instance ("name<bf16>") or several ("name<bf16, *>") counts
 before its kernel's:
     threads          of a block, as it is launched for 768 channels
     dynamic_shared   bytes of shared memory that this launch asks for; default 0
@@ -100,22 +101,31 @@ def faults_of_kernel(kernel, row):
         if resident_blocks(kernel.arch, threads, kernel.registers, kernel.static_shared + shared) == 0:
             yield (f"cannot be launched with {threads} threads of {kernel.registers} registers and "
                    f"{kernel.static_shared + shared} bytes of shared memory a block")
-    most = for_architecture(row.get("max_registers"), kernel.arch)
-    if most is None:
-        yield f"has no max_registers in {BUDGET}"
-    elif kernel.registers > most:
-        yield f"takes {kernel.registers} registers a thread; its budget is {most}"
-    least = for_architecture(row.get("min_occupancy"), kernel.arch)
-    if least is None:
-        yield f"has no min_occupancy in {BUDGET}"
-    elif kernel.blocks and kernel.occupancy < least:
-        yield f"fills {kernel.occupancy:.0%} of a multiprocessor's warps; its budget is {least:.0%}"
+    for key in ("max_registers", "min_occupancy"):
+        if for_architecture(row.get(key), kernel.arch) is None:
+            yield f"has no {key} in {BUDGET}"
     if kernel.sass:
         for demand in row.get("sass", []):
             if not kernel.sass.get(demand):
                 yield f"has no {SASS.get(demand, demand)}"
         if kernel.sass["integer_atomics"] and not row.get("integer_atomics"):
             yield f"has {kernel.sass['integer_atomics']} atomics, and its budget does not allow for them"
+
+
+def excesses_of_kernel(kernel, row):
+    """Where the compiler took more than the budget: that differs from one release of it to the next."""
+    if row is None:
+        return
+    most = for_architecture(row.get("max_registers"), kernel.arch)
+    if most is not None and kernel.registers > most:
+        yield f"takes {kernel.registers} registers a thread; its budget is {most}"
+    least = for_architecture(row.get("min_occupancy"), kernel.arch)
+    if least is not None and kernel.blocks and kernel.occupancy < least:
+        yield f"fills {kernel.occupancy:.0%} of a multiprocessor's warps; its budget is {least:.0%}"
+
+
+def excesses(kernels, budget):
+    return [f"{kernel} {excess}" for kernel in kernels for excess in excesses_of_kernel(kernel, budget_row(budget, kernel))]
 
 
 def faults(kernels, budget):
@@ -132,6 +142,14 @@ def faults(kernels, budget):
     for kernel in kernels:
         found += [f"{kernel} {fault}" for fault in faults_of_kernel(kernel, budget_row(budget, kernel))]
     return found
+
+
+def judge(kernels, budget, release):
+    """What is wrong, and what is only said: excesses with another nvcc than the budget's."""
+    found, exceeded = faults(kernels, budget), excesses(kernels, budget)
+    if budget.get("nvcc") == release:
+        return found + exceeded, []
+    return found, [f"{excess} as measured with nvcc {budget.get('nvcc')}; this is {release}" for excess in exceeded]
 
 
 def find_program(name, *folders):
@@ -235,7 +253,7 @@ def updated_budget(budget, kernels):
             for key in ("max_registers", "min_occupancy"):
                 if len(set(row[key].values())) == 1:
                     row[key] = next(iter(row[key].values()))
-    return {"kernels": {file: dict(sorted(result[file].items())) for file in sorted(result)}}
+    return {**budget, "kernels": {file: dict(sorted(result[file].items())) for file in sorted(result)}}
 
 
 def budget_text(budget):
@@ -243,7 +261,7 @@ def budget_text(budget):
     files = [f'    {json.dumps(file)}: {{\n' + ",\n".join(f"      {json.dumps(name)}: {json.dumps(row)}"
                                                          for name, row in rows.items()) + "\n    }"
              for file, rows in budget["kernels"].items()]
-    return '{\n  "kernels": {\n' + ",\n".join(files) + "\n  }\n}\n"
+    return f'{{\n  "nvcc": {json.dumps(budget.get("nvcc"))},\n  "kernels": {{\n' + ",\n".join(files) + "\n  }\n}\n"
 
 
 MARKED = re.compile(r"(<!-- resources: (\S+) -->\n).*?(<!-- end of resources -->)", re.DOTALL)
@@ -288,11 +306,12 @@ def main():
         print("check_kernels.py: no nvcc was found, so no kernel was checked", file=sys.stderr)
         return NO_NVCC
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    release = re.search(r"release (\d+)\.(\d+)", version)
-    if not release or (int(release[1]), int(release[2])) < OLDEST_NVCC:
+    release = re.search(r"release (\d+\.\d+)", version)
+    if not release or tuple(map(int, release[1].split("."))) < OLDEST_NVCC:
         print(f"check_kernels.py: {nvcc} is older than {OLDEST_NVCC[0]}.{OLDEST_NVCC[1]}, so no kernel was checked",
               file=sys.stderr)
         return NO_NVCC
+    release = release[1]
     disassembler = find_disassembler(nvcc)
     if options.write and not (disassembler and not options.files):
         parser.error("--write needs cuobjdump with nvdisasm, and all files")
@@ -302,12 +321,12 @@ def main():
     kernels = measure(nvcc, version, disassembler, files, options.architectures.split(","), options.jobs)
     apply_launch(kernels, budget)
     if options.update:
-        budget = updated_budget(budget, kernels)
+        budget = {**updated_budget(budget, kernels), "nvcc": release}
         (ROOT / BUDGET).write_text(budget_text(budget))
     if options.files:
         names = {pathlib.PurePath(file).name for file in files}
-        budget = {"kernels": {file: rows for file, rows in budget["kernels"].items() if file in names}}
-    found = faults(kernels, budget)
+        budget = {**budget, "kernels": {file: rows for file, rows in budget["kernels"].items() if file in names}}
+    found, notes = judge(kernels, budget, release)
     if options.json:
         print(json.dumps({"kernels": [asdict(kernel) for kernel in kernels], "faults": found}, indent=1))
     else:
@@ -317,6 +336,8 @@ def main():
               "(scripts/setup.sh --cuda-checks installs them into .venv/)", file=sys.stderr)
     if options.write:
         options.write.write_text(page_with_resources(options.write.read_text(), kernels))
+    for note in notes:
+        print(f"check_kernels.py: note: {note}", file=sys.stderr)
     for fault in found:
         print(f"check_kernels.py: {fault}", file=sys.stderr)
     return 1 if found else 0

@@ -2,7 +2,8 @@
 # Builds in build/, like scripts/quickstart.sh, and runs every test: the C++ ones by ctest, the Python ones, and a syntax
 # check of the scripts. Then the C++ tests again in build-sanitize/, with the address, leak and undefined-behaviour
 # sanitizers, each fuzz target for three seconds where there is clang, and what nvcc makes of the CUDA kernels against its
-# budget where there is nvcc. Options go to ctest: scripts/test.sh -R train/
+# budget where there is nvcc. Last, the GPU acceptance is packed and rehearsed on the CPU. Options go to ctest:
+# scripts/test.sh -R train/
 #
 # In continuous integration (CI is set, as .ci/run and the usual services do) warnings are errors. Elsewhere they are not:
 # that flag is in the command line of every file, so that all that quickstart.sh has built would be compiled anew.
@@ -89,6 +90,11 @@ if [[ -d tests/python ]]; then
     passed=$((passed + (ran > bad + ${left_out:-0} ? ran - bad - ${left_out:-0} : 0)))
   fi
 fi
+
+# What a machine with a GPU and nothing else would do, with the packed headers alone and in miniature.
+rehearsal=build-gpu-rehearsal
+one "packing for a GPU" scripts/gpu_acceptance.sh --pack $rehearsal/pack --offline
+one "GPU acceptance, rehearsed" scripts/gpu_acceptance.sh --run --rehearse --with-pack $rehearsal/pack --out $rehearsal/results
 
 while IFS= read -r script; do one "python syntax of $script" .venv/bin/python -m py_compile "$script"; done \
   < <(find scripts tests -name '*.py' | sort)

@@ -107,20 +107,21 @@ void write_files(const CheckpointContext& context, const ParameterTable& table, 
   list("optimizer.safetensors", write_safetensors(path / "optimizer.safetensors", std::move(moments)));
 
   const TrainerState& state = snapshot.state;
-  const nlohmann::ordered_json trainer = {{"format_version", kCheckpointFormatVersion},
-                                          {"program", std::string("outeffhop ") + OUTEFFHOP_VERSION},
-                                          {"step", state.step},
-                                          {"updates", state.updates},
-                                          {"samples", state.samples},
-                                          {"tokens", state.tokens},
-                                          {"bad_steps_in_a_row", state.bad_steps_in_a_row},
-                                          {"seconds", state.seconds},
-                                          {"window_losses", state.spikes.losses},
-                                          {"window_gradient_norms", state.spikes.gradient_norms},
-                                          {"resumed_from", state.resumed_from},
-                                          {"data_fingerprint", context.data_fingerprint},
-                                          {"device", context.device},
-                                          {"config", context.config}};
+  nlohmann::ordered_json trainer = {{"format_version", kCheckpointFormatVersion},
+                                    {"program", std::string("outeffhop ") + OUTEFFHOP_VERSION},
+                                    {"step", state.step},
+                                    {"updates", state.updates},
+                                    {"samples", state.samples},
+                                    {"tokens", state.tokens},
+                                    {"bad_steps_in_a_row", state.bad_steps_in_a_row},
+                                    {"seconds", state.seconds},
+                                    {"window_losses", state.spikes.losses},
+                                    {"window_gradient_norms", state.spikes.gradient_norms},
+                                    {"resumed_from", state.resumed_from},
+                                    {"data_fingerprint", context.data_fingerprint},
+                                    {"device", context.device},
+                                    {"config", context.config}};
+  if (!snapshot.plans.empty()) trainer["plans"] = snapshot.plans;
   write("trainer.json", trainer.dump(2) + "\n");
   for (const ExtraFile& file : context.extra_files) write(file.name, file.contents);
   const nlohmann::ordered_json manifest = {{"format_version", kCheckpointFormatVersion}, {"files", files}};

@@ -43,6 +43,7 @@ struct TrainerState {
 struct Snapshot {
   TrainerState state;
   std::vector<float> weights, first_moments, second_moments;  ///< flat, in the order of the parameter table
+  std::string plans;                                          ///< Device::plans(): the run has the same bits only with them
 };
 
 /// A small file to lie beside a checkpoint's own.

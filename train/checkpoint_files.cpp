@@ -113,6 +113,7 @@ Resumable parse_trainer(std::string_view text, const std::string& origin) {
   result.data_fingerprint = reader.text("data_fingerprint");
   result.config = reader.object("config");
   if (reader.contains("device")) result.device = reader.text("device");
+  if (reader.contains("plans")) result.snapshot.plans = reader.text("plans");
   return result;
 }
 

@@ -45,7 +45,11 @@ std::string version_text() {
 }
 
 void add_device_options(CLI::App* command, std::string* device) {
-  command->add_option("--device", *device, "auto, cpu or cuda")->capture_default_str();
+  command->add_option("--device", *device, "cpu; cuda; or auto: a GPU that this build can use where there is one, else the CPU")->capture_default_str();
+}
+
+void add_eager_flag(CLI::App* command, bool* eager) {
+  command->add_flag("--eager", *eager, "for profilers: every op is launched by itself, inside named ranges; same results");
 }
 
 struct TrainArguments {
@@ -75,6 +79,7 @@ void declare_train(CLI::App& app, TrainArguments& a) {
                     "print parameters, FLOPs, memory, steps and tokens to come, time a step, and stop");
   command->add_flag("--quiet", a.options.quiet, "print nothing but errors");
   add_device_options(command, &a.options.device);
+  add_eager_flag(command, &a.options.eager);
   command->footer(
       "Examples:\n"
       "  outeffhop train --config configs/bert_mini.json --out runs/mini\n"
@@ -103,6 +108,7 @@ void declare_eval(CLI::App& app, EvalOptions& a, std::string& json) {
   command->add_option("--threads", a.threads, "CPU threads; 0: all")->check(kNotNegative)->capture_default_str();
   command->add_option("--json", json, "also write the result, module by module")->type_name("FILE");
   add_device_options(command, &a.device);
+  add_eager_flag(command, &a.eager);
   command->footer(
       "Example:\n"
       "  outeffhop eval --checkpoint runs/mini --data 'corpora/bert/*_val_*.bin' --outliers --json mini.json");

@@ -85,6 +85,10 @@ Schema describe(Config& c) {
       .resume(OnResume::noted);
   s.integer("seed", &c.training.seed, 0, "of initial weights, data order, masking and dropout");
   s.choice("dtype", &c.training.dtype, {"fp32", "bf16"}, "storage of weights and activations");
+  s.choice("recompute", &c.training.recompute, {"none", "cheap", "block"},
+           "activations made again for the backward, to the same bits, instead of kept; cheap: those that an elementwise op "
+           "makes; block: all but each layer's input, for most of another forward")
+      .resume(OnResume::free);
   s.integer("threads", &c.training.threads, 0, "CPU threads; 0: all that the process may use").resume(OnResume::noted);
   s.integer("max_bad_steps", &c.training.max_bad_steps, 1,
             "steps in a row that may be skipped, for a loss or gradient that is not finite or a spike, before it stops")
@@ -336,6 +340,13 @@ DType dtype_of(const std::string& name) {
   if (name == "fp32") return DType::f32;
   if (name == "bf16") return DType::bf16;
   fail(ErrorKind::usage, "dtype is \"{}\", but must be one of \"fp32\", \"bf16\"", name);
+}
+
+Recompute recompute_of(const std::string& name) {
+  if (name == "none") return Recompute::none;
+  if (name == "cheap") return Recompute::cheap;
+  if (name == "block") return Recompute::block;
+  fail(ErrorKind::usage, "training.recompute is \"{}\", but must be one of \"none\", \"cheap\", \"block\"", name);
 }
 
 }  // namespace outeffhop

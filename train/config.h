@@ -10,6 +10,7 @@
 
 #include "data/shards.h"
 #include "model/config.h"
+#include "model/model.h"
 #include "train/schedule.h"
 #include "train/schema.h"
 
@@ -35,6 +36,7 @@ struct TrainingConfig {
   std::int64_t micro_batch_size = kAuto;  ///< sequences at a time; auto: all of them
   std::int64_t seed = 1000;
   std::string dtype = "fp32";
+  std::string recompute = "none";  ///< "none", "cheap", "block"
   std::int64_t threads = 0;
   std::int64_t max_bad_steps = 20;
   double spike_zscore = 0.0;  ///< 0: no step is a spike
@@ -121,5 +123,8 @@ std::vector<std::string> check_resume(const nlohmann::json& before, const Config
 
 /// "fp32" or "bf16" as a DType.
 DType dtype_of(const std::string& name);
+
+/// "none", "cheap" or "block" as a Recompute.
+Recompute recompute_of(const std::string& name);
 
 }  // namespace outeffhop

@@ -1,6 +1,9 @@
 #include "train/device_batch.h"
 
 #include <algorithm>
+#include <cstring>
+
+#include "model/head.h"
 
 namespace outeffhop {
 namespace {
@@ -35,9 +38,9 @@ void check_key_ranges(const Batch& batch) {
   }
 }
 
-void copy_in(Device& device, const Buffer& buffer, const auto& values) {
-  if (!values.empty()) device.copy_in(buffer.data(), values.data(), values.size() * sizeof(values[0]));
-}
+constexpr std::size_t kAlignment = 64;  // of each array in a block
+
+constexpr std::size_t rounded_up(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 }  // namespace
 
@@ -54,27 +57,43 @@ DeviceBatch::DeviceBatch(Device& device, const ModelConfig& config, std::int64_t
       position_offset_(position_offset(config)),
       padding_position_(padding_position(config)),
       position_rows_(config.max_position_embeddings + position_offset_) {
-  const auto tokens = static_cast<std::size_t>(max_batch * max_sequence);
-  for (Buffer* buffer : {&input_ids_, &position_ids_, &type_ids_, &label_rows_, &label_ids_}) {
-    *buffer = Buffer(device, tokens * sizeof(std::int32_t));
-  }
-  key_ranges_ = Buffer(device, 2 * tokens * sizeof(std::int32_t));
-  key_lengths_ = Buffer(device, static_cast<std::size_t>(max_batch) * sizeof(std::int32_t));
-  sample_ids_ = Buffer(device, static_cast<std::size_t>(max_batch) * sizeof(std::uint64_t));
-  for (auto* values : {&positions_, &rows_, &ids_}) values->reserve(tokens);
+  const auto rows = static_cast<std::size_t>(max_batch), tokens = static_cast<std::size_t>(max_batch * max_sequence),
+             labels = static_cast<std::size_t>(Head::padded_rows(max_batch * max_sequence));
+  constexpr std::size_t kId = sizeof(std::int32_t);
+  const std::size_t bytes = 3 * rounded_up(tokens * kId) + rounded_up(2 * tokens * kId) + rounded_up(rows * kId) +
+                            rounded_up(rows * sizeof(std::uint64_t)) + 2 * rounded_up(labels * kId);
+  for (Buffer* block : {&block_, &ahead_[0], &ahead_[1]}) *block = Buffer(device, bytes);
+  packed_.resize(bytes);
+  loss_sum_ = Buffer(device, sizeof(double));
+  prepared_samples_.reserve(rows);
+  positions_.reserve(tokens);
+  for (auto* values : {&rows_, &ids_}) values->reserve(labels);
 }
 
-std::size_t DeviceBatch::bytes() const {
-  std::size_t total = 0;
-  for (const Buffer* buffer :
-       {&input_ids_, &position_ids_, &type_ids_, &label_rows_, &label_ids_, &key_ranges_, &key_lengths_, &sample_ids_}) {
-    total += buffer->bytes();
-  }
+std::size_t DeviceBatch::device_bytes() const {
+  return block_.bytes() + ahead_[0].bytes() + ahead_[1].bytes() + loss_sum_.bytes();
+}
+
+std::size_t DeviceBatch::host_bytes() const {
+  std::size_t total = packed_.size();
   for (const auto* values : {&positions_, &rows_, &ids_}) total += values->capacity() * sizeof(std::int32_t);
   return total;
 }
 
-ModelBatch DeviceBatch::upload(const Batch& batch, const std::vector<std::int32_t>& type_ids) {
+/// Packs an array behind those before it, and returns where the model will find it; null for one that is empty.
+template <class T>
+const T* DeviceBatch::place(const std::vector<T>& values) {
+  if (values.empty()) return nullptr;
+  const std::size_t begin = used_, bytes = values.size() * sizeof(T);
+  require(bytes <= packed_.size() - begin, "{} bytes of a batch do not fit the {} planned for", begin + bytes,
+          packed_.size());
+  std::memcpy(packed_.data() + begin, values.data(), bytes);
+  used_ += rounded_up(bytes);
+  return reinterpret_cast<const T*>(block_.as<std::byte>() + begin);
+}
+
+void DeviceBatch::prepare(const Batch& batch, const std::vector<std::int32_t>& type_ids) {
+  prepared_ = nullptr;
   require(batch.B >= 1 && batch.B <= max_batch_ && batch.T >= 1 && batch.T <= max_sequence_,
           "a batch of {} x {} does not fit the {} x {} planned for", batch.B, batch.T, max_batch_, max_sequence_);
   check_ids(batch.input_ids, vocab_size_, "token");
@@ -99,29 +118,46 @@ ModelBatch DeviceBatch::upload(const Batch& batch, const std::vector<std::int32_
   }
   check_ids(positions_, position_rows_, "position");
   check_ids(ids_, vocab_size_, "label");
+  const std::int64_t label_count = std::ssize(rows_);
+  for (auto* values : {&rows_, &ids_}) values->resize(static_cast<std::size_t>(Head::padded_rows(label_count)), -1);
 
-  copy_in(device_, input_ids_, batch.input_ids);
-  copy_in(device_, position_ids_, positions_);
-  copy_in(device_, type_ids_, type_ids);
-  copy_in(device_, key_lengths_, batch.key_lengths);
-  copy_in(device_, key_ranges_, batch.key_ranges);
-  copy_in(device_, sample_ids_, batch.sample_ids);
-  copy_in(device_, label_rows_, rows_);
-  copy_in(device_, label_ids_, ids_);
+  used_ = 0;
+  view_.B = batch.B;
+  view_.T = batch.T;
+  view_.input_ids = place(batch.input_ids);
+  view_.position_ids = place(positions_);
+  view_.type_ids = place(type_ids);
+  view_.key_lengths = place(batch.key_lengths);
+  view_.key_ranges = place(batch.key_ranges);
+  view_.sample_ids = place(batch.sample_ids);
+  view_.label_count = label_count;
+  view_.label_rows = place(rows_);  // of any length, and so the last
+  view_.label_ids = place(ids_);
+  device_.copy_in_ahead(ahead_[turn_].data(), packed_.data(), used_);
+  prepared_ = &batch;
+  prepared_samples_ = batch.sample_ids;
+}
 
-  ModelBatch view;
-  view.B = batch.B;
-  view.T = batch.T;
-  view.input_ids = input_ids_.as<std::int32_t>();
-  view.position_ids = position_ids_.as<std::int32_t>();
-  view.type_ids = type_ids.empty() ? nullptr : type_ids_.as<std::int32_t>();
-  view.key_lengths = batch.key_lengths.empty() ? nullptr : key_lengths_.as<std::int32_t>();
-  view.key_ranges = batch.key_ranges.empty() ? nullptr : key_ranges_.as<std::int32_t>();
-  view.sample_ids = sample_ids_.as<std::uint64_t>();
-  view.label_count = static_cast<std::int64_t>(rows_.size());
-  view.label_rows = label_rows_.as<std::int32_t>();
-  view.label_ids = label_ids_.as<std::int32_t>();
-  return view;
+/// By its samples, too: what was prepared may be gone, and another batch where it was.
+bool DeviceBatch::is_prepared(const Batch& batch) const {
+  return prepared_ == &batch && prepared_samples_ == batch.sample_ids;
+}
+
+ModelBatch DeviceBatch::upload(const Batch& batch, const std::vector<std::int32_t>& type_ids) {
+  if (!is_prepared(batch)) prepare(batch, type_ids);
+  prepared_ = nullptr;
+  device_.await_copies_ahead();
+  device_.copy(block_.data(), ahead_[turn_].data(), used_);
+  turn_ = 1 - turn_;
+  return view_;
+}
+
+WorkKey work_key(const char* name, const Model& model, const ModelBatch& batch, const double* loss_sum) {
+  const auto address = [](const void* data) { return static_cast<std::int64_t>(reinterpret_cast<std::intptr_t>(data)); };
+  const int arrays = (batch.type_ids ? 1 : 0) + (batch.key_lengths ? 2 : 0) + (batch.key_ranges ? 4 : 0);
+  return {name,
+          {batch.B, batch.T, arrays, Head::padded_rows(batch.label_count), address(&model), address(batch.input_ids),
+           address(loss_sum)}};
 }
 
 }  // namespace outeffhop

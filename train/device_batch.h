@@ -1,6 +1,8 @@
 // A batch on its way from host memory to the device.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -10,7 +12,9 @@
 
 namespace outeffhop {
 
-/// Device memory for one micro-batch, made once and filled again for each batch.
+/// Memory for one micro-batch, made once and filled again for each batch. All arrays of a batch lie in one block, which is
+/// packed in host memory, copied to one of two blocks of the device while that works on the batch before, and from there to
+/// the block that the model reads: the same addresses for all batches of one shape.
 class DeviceBatch {
  public:
   /// Room for max_batch sequences of max_sequence tokens of a model of this config.
@@ -22,15 +26,38 @@ class DeviceBatch {
   /// the model's tables and for key ranges that leave their row or fall.
   ModelBatch upload(const Batch& batch, const std::vector<std::int32_t>& type_ids = {});
 
-  /// Of device memory and of the host memory that uploads go through.
-  std::size_t bytes() const;
+  /// Begins to copy a batch beside what the device does. An upload of the same object with the same samples goes on from
+  /// there; one of another batch makes the copy useless and no more. Throws as upload.
+  void prepare(const Batch& batch, const std::vector<std::int32_t>& type_ids = {});
+
+  /// A sum of losses for those who keep none themselves.
+  double* loss_sum() const { return loss_sum_.as<double>(); }
+
+  std::size_t device_bytes() const;
+  /// Of the memory that uploads go through.
+  std::size_t host_bytes() const;
 
  private:
+  template <class T>
+  const T* place(const std::vector<T>& values);
+  bool is_prepared(const Batch& batch) const;
+
   Device& device_;
   std::int64_t max_batch_, max_sequence_, vocab_size_, type_vocab_size_, position_offset_, padding_position_, position_rows_;
-  Buffer input_ids_, position_ids_, type_ids_, key_lengths_, key_ranges_, sample_ids_, label_rows_, label_ids_;
+  Buffer block_, loss_sum_;
+  std::array<Buffer, 2> ahead_;
+  std::size_t turn_ = 0;  ///< of ahead_, to be written next
+  std::vector<std::byte> packed_;
+  std::size_t used_ = 0;  ///< bytes of packed_
+  ModelBatch view_;
+  const Batch* prepared_ = nullptr;
+  std::vector<std::uint64_t> prepared_samples_;
   std::vector<std::int32_t> positions_, rows_, ids_;  // reused, so that a step allocates nothing
 };
+
+/// What tells apart the work that `model` does with `batch`, adding to `loss_sum`: see Device::repeat. `name` says whether
+/// that is a forward or more, with dropout or without.
+WorkKey work_key(const char* name, const Model& model, const ModelBatch& batch, const double* loss_sum);
 
 /// Labelled tokens of a batch.
 std::int64_t count_labels(const Batch& batch);

@@ -12,6 +12,7 @@
 #include "train/metrics.h"
 #include "train/model_directory.h"
 #include "train/outliers.h"
+#include "train/run_plan.h"
 #include "train/sampling.h"
 
 namespace outeffhop {
@@ -77,8 +78,9 @@ nlohmann::ordered_json run_eval(const EvalOptions& requested) {
   model_options.max_batch = options.batch_size;
   model_options.max_sequence = options.sequence_length;
   model_options.training = false;
-  if (options.device != "cuda") require_memory(directory.config, model_options, 1);
-  const auto device = make_device({options.device, options.threads});
+  const DeviceChoice choice = choose_device(options.device);
+  const auto device = make_device({choice.kind, options.threads, options.eager});
+  require_memory(directory.config, model_options, *device, device->memory().total > 0 ? 0 : 1);
   const auto model = make_model(directory.config, model_options, *device);
   device->copy_in(model->master().data, directory.weights.data(), directory.weights.size() * sizeof(float));
   model->round_to_storage();
@@ -100,6 +102,7 @@ nlohmann::ordered_json run_eval(const EvalOptions& requested) {
                                 {"sequence_length", options.sequence_length},
                                 {"batch_size", options.batch_size},
                                 {"dtype", options.dtype},
+                                {"device", device_text(*device, choice)},
                                 {"samples", result.samples},
                                 {"labelled_tokens", result.labels},
                                 {"loss", finite_or_null(result.loss())},
@@ -127,6 +130,7 @@ std::string eval_text(const nlohmann::ordered_json& r) {
   line("data", fmt::format("{}, {} sequences of {}, {} labelled tokens", r["data"].get<std::string>(),
                            r["samples"].get<std::int64_t>(), r["sequence_length"].get<std::int64_t>(),
                            r["labelled_tokens"].get<std::int64_t>()));
+  line("device", r["device"].get<std::string>());
   line("loss", number(r["loss"], 5));
   line("perplexity", number(r["perplexity"], 4));
   line("reference perplexity", number(r["reference_perplexity"], 4) + "  (mean of batch means)");

@@ -20,6 +20,7 @@ struct EvalOptions {
   std::string dtype = "fp32";
   int threads = 0;
   bool outliers = false;
+  bool eager = false;  ///< DeviceOptions::eager
 };
 
 /// Evaluates and returns what there is to say: checkpoint, data, loss, perplexity, reference_perplexity, unigram_perplexity,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "data/loader.h"
 
@@ -20,34 +21,48 @@ std::unique_ptr<Objective> make_objective(const DataConfig& data, std::int64_t v
                         seed);
 }
 
-std::optional<EvaluationResult> evaluate(Device& device, Model& model, DeviceBatch& device_batch,
-                                         const Sampler& sampler, const Objective& objective,
-                                         const EvaluationSettings& settings, SiteVisitor* visitor) {
+std::optional<EvaluationResult> evaluate(Device& device, Model& model, DeviceBatch& device_batch, const Sampler& sampler,
+                                         const Objective& objective, const EvaluationSettings& settings,
+                                         SiteVisitor* visitor) {
   auto samples = static_cast<std::int64_t>(sampler.sample_count());
   if (settings.batches > 0 && settings.batches <= samples / settings.batch_size) {
     samples = settings.batches * settings.batch_size;  // which cannot overflow, as it is no more than `samples` was
   }
 
-  const Buffer loss_sum(device, sizeof(double));
+  double* const loss_sum = device_batch.loss_sum();
   EvaluationResult result;
   Batch batch;
+  const auto make = [&](std::int64_t first) {
+    make_batch(sampler, objective, std::min(settings.batch_size, samples - first), sampler.length(),
+               model.config().vocab_size, static_cast<std::uint64_t>(first), batch);
+  };
+  if (samples > 0) make(0);
   for (std::int64_t first = 0; first < samples; first += settings.batch_size) {
     if (settings.stop && settings.stop()) return std::nullopt;
-    const std::int64_t B = std::min(settings.batch_size, samples - first);
-    make_batch(sampler, objective, B, sampler.length(), model.config().vocab_size, static_cast<std::uint64_t>(first),
-               batch);
     const ModelBatch on_device = device_batch.upload(batch);
-    device.zero(loss_sum.data(), sizeof(double));
-    model.forward(on_device, loss_sum.as<double>(), visitor);
+    const auto forward = [&] {
+      device.zero(loss_sum, sizeof(double));
+      model.forward(on_device, loss_sum, visitor);
+    };
+    if (visitor) {  // who looks at values on the host
+      const Range range(device, "evaluation");
+      forward();
+    } else {
+      device.repeat(work_key("evaluation", model, on_device, loss_sum), std::ref(forward));
+    }
+    if (first + settings.batch_size < samples) {  // while the device works
+      make(first + settings.batch_size);
+      device_batch.prepare(batch);
+    }
     double batch_sum = 0.0;
-    device.copy_out(&batch_sum, loss_sum.data(), sizeof batch_sum);
+    device.copy_out(&batch_sum, loss_sum, sizeof batch_sum);
     device.synchronize();
 
     result.loss_sum += batch_sum;
     result.labels += on_device.label_count;
     if (on_device.label_count > 0) {
-      result.batch_mean_sum += batch_sum / static_cast<double>(on_device.label_count) * static_cast<double>(B);
-      result.samples += B;
+      result.batch_mean_sum += batch_sum / static_cast<double>(on_device.label_count) * static_cast<double>(on_device.B);
+      result.samples += on_device.B;
     }
   }
   if (result.labels == 0) {

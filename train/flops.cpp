@@ -47,4 +47,10 @@ double training_flops(const ModelConfig& config, const PassWork& work) {
   return 3 * (2 * (work.rows * row_weights + work.labels * label_weights) + 4 * L * C * work.pairs);
 }
 
+double recomputed_flops(const ModelConfig& config, const PassWork& work) {
+  const auto C = static_cast<double>(config.hidden_size), F = static_cast<double>(config.intermediate_size),
+             L = static_cast<double>(config.num_hidden_layers);
+  return (L - 1) * (2 * work.rows * (4 * C * C + C * F) + 4 * C * work.pairs);
+}
+
 }  // namespace outeffhop

@@ -27,8 +27,14 @@ PassWork count_work(const Batch& batch, bool causal);
 ///     FLOPs = 3 * (2 (rows w + labels h) + 4 L C pairs)
 ///
 /// 2 are a multiplication and an addition; 4 C a pair: q.k and p v in all heads; 3 times, as the backward has two products
-/// for each of the forward. What a backward computes again (attention's scores) is not counted, nor anything that is no
-/// product.
+/// for each of the forward. What a backward computes again (attention's scores, the layers of training.recompute "block") is
+/// not counted, nor anything that is no product.
 double training_flops(const ModelConfig& config, const PassWork& work);
+
+/// What training.recompute "block" does beyond that: all products of a layer's forward but the MLP's second, once more in
+/// each layer but the last,
+///
+///     FLOPs = (L - 1) (2 rows (4 C^2 + C F) + 4 C pairs)
+double recomputed_flops(const ModelConfig& config, const PassWork& work);
 
 }  // namespace outeffhop

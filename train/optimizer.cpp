@@ -1,5 +1,7 @@
 #include "train/optimizer.h"
 
+#include <functional>
+
 namespace outeffhop {
 
 std::vector<AdamWSegment> decay_segments(const ParameterTable& table, const OptimizerConfig& config) {
@@ -36,7 +38,14 @@ void Optimizer::begin_step(double learning_rate, std::int64_t label_count, std::
   device_.zero(model_.gradients().data, static_cast<std::size_t>(model_.parameters().flat_size()) * sizeof(float));
 }
 
-StepControl Optimizer::finish_step() {
+void Optimizer::finish_step() {
+  WorkKey key{"update"};
+  key.shape[0] = static_cast<std::int64_t>(reinterpret_cast<std::intptr_t>(this));
+  const auto work = [this] { apply(); };
+  device_.repeat(key, std::ref(work));
+}
+
+void Optimizer::apply() {
   auto* control = control_.as<StepControl>();
   device_.run(GlobalNorm{model_.parameters().flat_size(), model_.gradients(), control});
   device_.run(StepDecision{control});
@@ -53,7 +62,9 @@ StepControl Optimizer::finish_step() {
   update.segment_count = static_cast<std::int64_t>(segments_.size());
   update.control = control;
   device_.run(update);
+}
 
+StepControl Optimizer::decision() {
   StepControl decided;
   device_.copy_out(&decided, control_.data(), sizeof decided);
   device_.synchronize();

@@ -24,14 +24,18 @@ class Optimizer {
   void begin_step(double learning_rate, std::int64_t label_count, std::int64_t updates, const StepLimits& limits = {});
   /// Where the step's cross-entropies are added up.
   double* loss_sum() { return &control_.as<StepControl>()->loss_sum; }
-  /// Applies the accumulated gradients, or skips them, and returns what was decided.
-  StepControl finish_step();
+  /// Applies the accumulated gradients, or skips them.
+  void finish_step();
+  /// Waits for that, and returns what was decided.
+  StepControl decision();
 
   Tensor first_moments() const { return {m_.data(), DType::f32}; }
   Tensor second_moments() const { return {v_.data(), DType::f32}; }
   std::size_t bytes() const { return m_.bytes() + v_.bytes(); }
 
  private:
+  void apply();
+
   Device& device_;
   Model& model_;
   OptimizerConfig config_;

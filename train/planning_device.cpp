@@ -10,7 +10,10 @@ namespace {
 
 class PlanningDevice final : public Device {
  public:
+  explicit PlanningDevice(const DeviceOptions& options) : options_(options) {}
+
   std::string description() const override { return "no device, only a plan"; }
+  std::size_t logit_bytes() const override { return outeffhop::logit_bytes(options_); }
 
   // Every allocation has an address of its own, as views are tested for null; nobody may look behind it.
   void* allocate(std::size_t) override {
@@ -21,6 +24,7 @@ class PlanningDevice final : public Device {
   void release(void* data) noexcept override { std::free(data); }
   void copy_in(void*, const void*, std::size_t) override {}
   void copy_out(void*, const void*, std::size_t) override {}
+  void copy(void*, const void*, std::size_t) override {}
   void zero(void*, std::size_t) override {}
   void synchronize() override {}
 
@@ -46,10 +50,15 @@ class PlanningDevice final : public Device {
   void run(const AdamW&) override { refuse(); }
   void run(const RowMoments&) override { refuse(); }
   void run(const Cast&) override { refuse(); }
+
+ private:
+  const DeviceOptions options_;
 };
 
 }  // namespace
 
-std::unique_ptr<Device> make_planning_device() { return std::make_unique<PlanningDevice>(); }
+std::unique_ptr<Device> make_planning_device(const DeviceOptions& options) {
+  return std::make_unique<PlanningDevice>(options);
+}
 
 }  // namespace outeffhop

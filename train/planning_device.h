@@ -8,7 +8,7 @@
 namespace outeffhop {
 
 /// Models and optimizers can be made on it, at no cost but a few bytes an allocation, and then tell their sizes. Copies do
-/// nothing; every op throws Error(internal).
-std::unique_ptr<Device> make_planning_device();
+/// nothing; every op throws Error(internal). Its properties are those of the device that make_device(options) would make.
+std::unique_ptr<Device> make_planning_device(const DeviceOptions& options = {});
 
 }  // namespace outeffhop

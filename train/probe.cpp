@@ -222,8 +222,9 @@ void probe(const ProbeOptions& options) {
   model_options.dtype = dtype_of(options.dtype);
   model_options.max_batch = input.batch.B;
   model_options.max_sequence = input.batch.T;
-  if (options.device != "cuda") require_memory(directory.config, model_options, 1);
-  const auto device = make_device({options.device, options.threads});
+  const DeviceChoice choice = choose_device(options.device);
+  const auto device = make_device({choice.kind, options.threads});
+  require_memory(directory.config, model_options, *device, device->memory().total > 0 ? 0 : 1);
   const auto model = make_model(directory.config, model_options, *device);
   device->copy_in(model->master().data, directory.weights.data(), directory.weights.size() * sizeof(float));
   model->round_to_storage();

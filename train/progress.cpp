@@ -42,8 +42,9 @@ void Progress::step(const StepReport& r, bool logged) {
   const auto now = std::chrono::steady_clock::now();
   if (terminal_ && now - last_ < std::chrono::milliseconds(200) && r.step != r.steps) return;
   const std::string text =
-      fmt::format("step {}/{}  loss {:.4f}  lr {:.3g}  gradient {:.3g}  {} tok/s  {} left", r.step, r.steps, r.loss,
-                  r.learning_rate, r.gradient_norm, count_text(r.tokens_per_second), duration_text(r.seconds_left));
+      fmt::format("step {}/{}  loss {:.4f}  lr {:.3g}  gradient {:.3g}  {} tok/s{}  {} left", r.step, r.steps, r.loss,
+                  r.learning_rate, r.gradient_norm, count_text(r.tokens_per_second),
+                  r.mfu > 0.0 ? fmt::format("  {:.1f} % MFU", 100 * r.mfu) : "", duration_text(r.seconds_left));
   if (!terminal_) return line(text);
   last_ = now;
   std::fputs(("\r\033[K" + text).c_str(), stdout);

@@ -13,6 +13,7 @@ struct StepReport {
   double learning_rate = 0.0;
   double gradient_norm = 0.0;
   double tokens_per_second = 0.0;
+  double mfu = 0.0;  ///< share of the device's peak; 0: unknown, and not shown
   double seconds_left = 0.0;
 };
 

@@ -19,16 +19,18 @@
 #include "train/device_batch.h"
 #include "train/evaluation.h"
 #include "train/files.h"
+#include "train/flops.h"
 #include "train/memory_limit.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
-#include "train/planning_device.h"
 #include "train/progress.h"
 #include "train/resume.h"
 #include "train/run_plan.h"
+#include "train/run_setup.h"
 #include "train/sampling.h"
 #include "train/signals.h"
 #include "train/spike_window.h"
+#include "train/step_report.h"
 #include "train/training_step.h"
 
 namespace outeffhop {
@@ -38,52 +40,9 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
-ModelOptions model_options(const Config& config) {
-  ModelOptions options;
-  options.dtype = dtype_of(config.training.dtype);
-  options.max_batch = config.training.micro_batch_size;
-  if (!config.data.validation.empty()) options.max_batch = std::max(options.max_batch, config.evaluation.batch_size);
-  options.max_sequence = config.data.sequence_length;
-  options.seed = static_cast<std::uint64_t>(config.training.seed);
-  return options;
-}
-
-DeviceOptions device_options(const TrainOptions& options, const Config& config) {
-  return {options.device, static_cast<int>(config.training.threads)};
-}
-
-/// Files beside the shards that belong to their tokenizer: a checkpoint with them serves text, not only ids. Read once, as
-/// the directory may be gone or hold another tokenizer when a later checkpoint is written.
-std::vector<ExtraFile> tokenizer_files(const ShardSet& shards) {
-  const std::filesystem::path directory = std::filesystem::path(shards.shards().front().path()).parent_path();
-  std::vector<ExtraFile> found;
-  for (const char* name :
-       {"merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt"}) {
-    if (std::filesystem::is_regular_file(status_of(directory / name))) found.push_back({name, read_file(directory / name)});
-  }
-  return found;
-}
-
-/// Reads the shards that a config names before anything else can depend on them.
-ShardSet training_shards(const Config& config) {
-  if (config.data.train.empty()) {
-    fail(ErrorKind::usage,
-         "data.train is not set: give a glob pattern of token shards, as in --set data.train='corpora/bert/*_train_*.bin'");
-  }
-  return ShardSet(config.data.train);
-}
-
 Config resolved(Config config, const ShardMetadata& metadata) {
   resolve(config, metadata);
   return config;
-}
-
-/// A run keeps two moments and copies of all three for the checkpoint. A dry run may plan for another machine, and a GPU
-/// refuses by itself what does not fit.
-std::unique_ptr<Device> device_of_run(const TrainOptions& options, const Config& config) {
-  if (options.dry_run) return make_planning_device();
-  if (options.device != "cuda") require_memory(config.model, model_options(config), 2 + 3);
-  return make_device(device_options(options, config));
 }
 
 class Trainer {
@@ -97,6 +56,7 @@ class Trainer {
   bool resume();
   void start_afresh();
   void report(const StepControl& control, double seconds);
+  void report_memory();
   bool is_due(std::int64_t interval) const;
   void evaluate_now();
   void save();
@@ -112,11 +72,15 @@ class Trainer {
   const std::int64_t T_;
   const std::unique_ptr<Sampler> sampler_, validation_sampler_;
   const std::unique_ptr<Objective> objective_, evaluation_objective_;
+  const DeviceChoice choice_;
   const std::unique_ptr<Device> device_;
+  const double peak_flops_ = device_->peak_flops(dtype_of(config_.training.dtype));
+  const std::size_t available_before_ = device_->memory().available + device_->workspace_bytes();
   const std::size_t program_memory_ = resident_memory();  // before there is a model
   const std::unique_ptr<Model> model_;
   Optimizer optimizer_;
   DeviceBatch device_batch_;
+  TrainingStep step_;
   CheckpointContext context_;
   TrainerState state_;
   SpikeWindow spike_window_;
@@ -126,14 +90,13 @@ class Trainer {
   std::optional<MetricsFile> metrics_;
   std::optional<EvaluationResult> evaluated_;  // at the present step
   std::optional<CheckpointWriter> writer_;
-  std::int64_t saved_step_ = -1;         // the last one that was saved, or is being saved
-  std::filesystem::path last_good_;      // the last checkpoint known to be sound; empty: none
-  bool said_waiting_ = false;            // that saving takes longer than the interval
-  std::string metrics_trouble_;          // as last said
-  std::int64_t first_step_ = 0;          // of this invocation: steps that were done before
-  double window_seconds_ = 0.0;          // since the last logged step
-  double window_loading_seconds_ = 0.0;  // of those, spent waiting for the loader
-  std::int64_t window_steps_ = 0, window_tokens_ = 0;
+  std::int64_t saved_step_ = -1;     // the last one that was saved, or is being saved
+  std::filesystem::path last_good_;  // the last checkpoint known to be sound; empty: none
+  bool said_waiting_ = false;        // that saving takes longer than the interval
+  std::string metrics_trouble_;      // as last said
+  std::int64_t first_step_ = 0;      // of this invocation: steps that were done before
+  StepWindow window_;
+  std::size_t planned_ = 0;  // of the device's memory
 
   TrainerState& state() { return state_; }
   void say(const std::string& text) {
@@ -160,10 +123,12 @@ Trainer::Trainer(const TrainOptions& options)
       objective_(make_objective(config_.data, config_.model.vocab_size, static_cast<std::uint64_t>(config_.training.seed))),
       evaluation_objective_(
           make_objective(config_.data, config_.model.vocab_size, static_cast<std::uint64_t>(config_.evaluation.seed))),
-      device_(device_of_run(options, config_)),
+      choice_(choose_device(options.device)),
+      device_(device_of_run(options, choice_, config_)),
       model_(make_model(config_.model, model_options(config_), *device_)),
       optimizer_(*device_, *model_, config_.optimizer),
       device_batch_(*device_, config_.model, model_options(config_).max_batch, T_),
+      step_(*device_, *model_, optimizer_, device_batch_),
       spike_window_(config_.training.spike_zscore, config_.training.spike_window),
       progress_(isatty(STDOUT_FILENO) == 1) {
   const ShardMetadata& metadata = shards_.metadata();
@@ -181,29 +146,35 @@ Trainer::Trainer(const TrainOptions& options)
 void Trainer::describe() {
   const RunInputs inputs{config_, shards_, *sampler_, *objective_};
   if (!options_.dry_run) {
-    say(device_->description());
-    for (const std::string& line : plan_lines(inputs, *model_, 0)) say(line);
-    say("memory      " + memory_text(plan_memory(inputs, *model_, device_batch_, program_memory_)));
+    say(device_text(*device_, choice_));
+    for (const std::string& line : plan_lines(inputs, *model_, *device_, 0)) say(line);
+    const RunMemory memory = plan_memory(inputs, *model_, device_batch_, *device_, program_memory_);
+    planned_ = total_bytes(memory.device);
+    for (const std::string& line : memory_lines(memory, *device_)) say(line);
     return;
   }
-  const std::unique_ptr<Device> device = make_device(device_options(options_, config_));
+  const std::unique_ptr<Device> device = make_device(device_options(options_, choice_, config_));
   context_.device = device->description();
-  say(context_.device);
+  say(device_text(*device, choice_));
   std::int64_t done = 0;
   if (!config_.output.empty()) {
     const auto say_line = [this](const std::string& line) { say(line); };
     const auto checkpoint = checkpoint_to_resume(context_, options_.resume, say_line);
     if (checkpoint) done = check_resumable(*checkpoint, context_, config_, say_line).snapshot.state.step;
   }
-  for (const std::string& line : plan_lines(inputs, *model_, done)) say(line);
-  const auto memory = [&] { return plan_memory(inputs, *model_, device_batch_, resident_memory()); };
+  for (const std::string& line : plan_lines(inputs, *model_, *device, done)) say(line);
+  const auto memory = [&] { return plan_memory(inputs, *model_, device_batch_, *device, resident_memory()); };
+  const bool own = device->memory().total > 0;
+  const double available = own ? static_cast<double>(device->memory().available) : available_memory();
+  const std::size_t needed = total_bytes(memory().device) + (own ? 0 : total_bytes(memory().host));
   const std::int64_t left = std::max<std::int64_t>(0, config_.training.steps - done);
-  if (const double available = available_memory(); static_cast<double>(total_bytes(memory())) > available) {
-    say(fmt::format("time        no step was timed: {} of memory are available here", bytes_text(available)));
+  if (static_cast<double>(needed) > available) {
+    say(fmt::format("time        no step was timed: {} of memory are available here; take a smaller micro-batch{}",
+                    bytes_text(available), recompute_hint(model_options(config_))));
   } else if (left > 0) {
     say("time        " + time_text(time_step(inputs, model_options(config_), *device), left));
   }
-  say("memory      " + memory_text(memory()));
+  for (const std::string& line : memory_lines(memory(), *device)) say(line);
 }
 
 bool Trainer::resume() {
@@ -222,6 +193,10 @@ bool Trainer::resume() {
   device_->copy_in(model_->master().data, snapshot.weights.data(), bytes);
   device_->copy_in(optimizer_.first_moments().data, snapshot.first_moments.data(), bytes);
   device_->copy_in(optimizer_.second_moments().data, snapshot.second_moments.data(), bytes);
+  if (!device_->use_plans(snapshot.plans)) {
+    say("note: the plans of matrix products in the checkpoint are of another GPU or library: this device measures its own, "
+        "and the last bits of sums may differ");
+  }
   if (const std::size_t aside = set_aside_later_checkpoints(context_.run, state().step)) {
     say(fmt::format("{} later checkpoints were renamed to *.superseded", aside));
   }
@@ -265,56 +240,39 @@ void Trainer::begin() {
 }
 
 void Trainer::report(const StepControl& control, double seconds) {
-  window_seconds_ += seconds;
-  ++window_steps_;
+  if (state().step == first_step_ + 1) report_memory();
+  window_.seconds += seconds;
+  ++window_.steps;
   const bool logged = state().step % config_.logging.interval == 0 || state().step == config_.training.steps || control.skip;
-  const double step_seconds = window_seconds_ / static_cast<double>(window_steps_);
-  const double tokens_per_second = static_cast<double>(window_tokens_) / window_seconds_;
-  const std::int64_t first_sample = state().samples - config_.training.global_batch_size;
-  const StepZscores zscores = spike_window_.zscores(control.loss, control.gradient_norm);
-  if (control.skip == kSkipSpike) {
-    complain(fmt::format("step {} skipped as a spike: loss {} (z {:.1f}), gradient norm {} (z {:.1f}); samples {} to {}",
-                         state().step, control.loss, zscores.loss, control.gradient_norm, zscores.gradient_norm,
-                         first_sample, state().samples - 1));
-  } else if (control.skip == kSkipNoLabels) {
-    complain(fmt::format("step {} skipped: samples {} to {} have no token to predict", state().step, first_sample,
-                         state().samples - 1));
-  } else if (control.skip) {
-    complain(fmt::format("step {} skipped: loss {}, gradient norm {}; samples {} to {}", state().step, control.loss,
-                         control.gradient_norm, first_sample, state().samples - 1));
+  const FinishedStep step{state(),
+                          control,
+                          window_,
+                          spike_window_.zscores(control.loss, control.gradient_norm),
+                          state().samples - config_.training.global_batch_size,
+                          peak_flops_};
+  if (control.skip) {
+    complain(skip_text(step));
   } else if (!options_.quiet) {
-    progress_.step({state().step, config_.training.steps, control.loss, control.learning_rate, control.gradient_norm,
-                    tokens_per_second, step_seconds * static_cast<double>(config_.training.steps - state().step)},
-                   logged);
+    progress_.step(progress_report(step, config_.training.steps), logged);
   }
   if (!logged) return;
-  nlohmann::ordered_json object = {{"step", state().step},
-                                   {"loss", finite_or_null(control.loss)},
-                                   {"learning_rate", control.learning_rate},
-                                   {"gradient_norm", finite_or_null(control.gradient_norm)},
-                                   {"tokens", state().tokens},
-                                   {"tokens_per_second", tokens_per_second},
-                                   {"seconds", state().seconds},
-                                   {"loading_share", window_loading_seconds_ / window_seconds_},
-                                   {"skipped", control.skip != 0}};
-  if (control.skip) {
-    object["skip_reason"] = control.skip == kSkipSpike      ? "spike"
-                            : control.skip == kSkipNoLabels ? "no labels"
-                                                            : "not finite";
-    object["samples"] = {first_sample, state().samples - 1};
-  }
-  if (control.skip == kSkipSpike) {
-    object["loss_zscore"] = zscores.loss;
-    object["gradient_norm_zscore"] = zscores.gradient_norm;
-  }
-  metrics_->write(object);
+  metrics_->write(step_metrics(step));
   if (metrics_->trouble() != metrics_trouble_) {
     metrics_trouble_ = metrics_->trouble();
     say(metrics_trouble_.empty() ? "metrics.jsonl is complete again"
                                  : metrics_trouble_ + "; training goes on, and its lines are written when that works again");
   }
-  window_seconds_ = window_loading_seconds_ = 0.0;
-  window_steps_ = window_tokens_ = 0;
+  window_ = {};
+}
+
+/// After the first step, when all that a run takes is taken: what that is of a device's own memory, as the device counts.
+void Trainer::report_memory() {
+  const DeviceMemory memory = device_->memory();
+  if (memory.total == 0) return;
+  // Others may have given some back in the meantime.
+  const double taken = std::max(0.0, static_cast<double>(available_before_) - static_cast<double>(memory.available));
+  say(fmt::format("memory      {} of the GPU are taken after a step, {} inside ops; {} were planned", bytes_text(taken),
+                  bytes_text(static_cast<double>(device_->workspace_bytes())), bytes_text(static_cast<double>(planned_))));
 }
 
 void Trainer::evaluate_now() {
@@ -354,6 +312,7 @@ void Trainer::save() {
   device_->synchronize();
   snapshot.state = state();
   snapshot.state.spikes = spike_window_.history();
+  snapshot.plans = device_->plans();
   saved_step_ = state().step;
   writer_->start();
 }
@@ -430,7 +389,13 @@ int Trainer::run() {
   const std::int64_t steps = config_.training.steps;
   Loader loader(*sampler_, *objective_, config_.training.micro_batch_size, T_, config_.model.vocab_size,
                 static_cast<std::uint64_t>(state().samples), loader_depth(config_));
-  std::vector<Batch> batches(static_cast<std::size_t>(config_.accumulation()));
+  std::vector<Batch> batches(static_cast<std::size_t>(config_.accumulation())), following(batches.size());
+  const auto load = [&](std::vector<Batch>& into) {
+    const Clock::time_point begin = Clock::now();
+    for (Batch& batch : into) loader.next(batch);
+    window_.loading_seconds += seconds_since(begin);
+  };
+  bool loaded = false;
 
   // The evaluation that a signal cut short.
   if (is_due(config_.evaluation.interval) && !metrics_->has_evaluation(state().step)) evaluate_now();
@@ -438,20 +403,32 @@ int Trainer::run() {
 
   while (state().step < steps) {
     const Clock::time_point begin = Clock::now();
-    for (Batch& batch : batches) loader.next(batch);
-    window_loading_seconds_ += seconds_since(begin);
+    if (!std::exchange(loaded, false)) load(batches);
     const double rate =
         learning_rate(config_.schedule, config_.optimizer.learning_rate, config_.training.steps, state().updates);
-    const StepControl control =
-        training_step(*model_, optimizer_, device_batch_, batches, rate, state().updates, spike_window_.limits());
+    step_.start(batches, rate, state().updates, spike_window_.limits());
+    if (state().step + 1 < steps) {  // while the device works
+      try {
+        load(following);
+        loaded = true;
+        device_batch_.prepare(following.front());
+      } catch (const Error&) {
+        // It is met again, and told, when the step begins that it belongs to.
+      }
+    }
+    const StepControl control = step_.finish();
     const double seconds = seconds_since(begin);
 
     state().step += 1;
     state().samples += config_.training.global_batch_size;
+    PassWork work;
     for (const Batch& batch : batches) {
       state().tokens += batch.token_count();
-      window_tokens_ += batch.token_count();
+      window_.tokens += batch.token_count();
+      if (control.skip != kSkipNoLabels) work += count_work(batch, config_.model.model_type == "opt");
     }
+    window_.flops += training_flops(config_.model, work);
+    batches.swap(following);
     state().updates = control.updates;
     state().seconds += seconds;
     if (control.skip != kSkipNoLabels) state().bad_steps_in_a_row = control.skip ? state().bad_steps_in_a_row + 1 : 0;

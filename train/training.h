@@ -15,6 +15,7 @@ struct TrainOptions {
   std::int64_t stop_after = 0;  ///< steps of this invocation, after which it saves and stops; 0: none
   bool dry_run = false;         ///< print what would be trained, and do nothing
   bool quiet = false;           ///< print nothing
+  bool eager = false;           ///< DeviceOptions::eager
 };
 
 /// Trains, and returns the exit code: 0, or kExitRequeue after SIGTERM, SIGINT or SIGUSR1. Throws Error.

@@ -1,11 +1,13 @@
 #include "train/training_step.h"
 
+#include <functional>
 #include <limits>
 
 namespace outeffhop {
 
-StepControl training_step(Model& model, Optimizer& optimizer, DeviceBatch& device_batch, const std::vector<Batch>& batches,
-                          double learning_rate, std::int64_t updates, const StepLimits& limits) {
+void TrainingStep::start(const std::vector<Batch>& batches, double learning_rate, std::int64_t updates,
+                         const StepLimits& limits) {
+  skipped_.reset();
   std::int64_t labels = 0;
   for (const Batch& batch : batches) labels += count_labels(batch);
   if (labels == 0) {
@@ -14,11 +16,19 @@ StepControl training_step(Model& model, Optimizer& optimizer, DeviceBatch& devic
     nothing.loss = std::numeric_limits<double>::quiet_NaN();
     nothing.skip = kSkipNoLabels;
     nothing.updates = updates;
-    return nothing;
+    skipped_ = nothing;
+    return;
   }
-  optimizer.begin_step(learning_rate, labels, updates, limits);
-  for (const Batch& batch : batches) model.forward_backward(device_batch.upload(batch), optimizer.loss_sum(), true);
-  return optimizer.finish_step();
+  optimizer_.begin_step(learning_rate, labels, updates, limits);
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    const ModelBatch batch = device_batch_.upload(batches[i]);
+    const auto work = [&] { model_.forward_backward(batch, optimizer_.loss_sum(), true); };
+    device_.repeat(work_key("micro-batch", model_, batch, optimizer_.loss_sum()), std::ref(work));
+    if (i + 1 < batches.size()) device_batch_.prepare(batches[i + 1]);  // while the device works on this one
+  }
+  optimizer_.finish_step();
 }
+
+StepControl TrainingStep::finish() { return skipped_ ? *skipped_ : optimizer_.decision(); }
 
 }  // namespace outeffhop

@@ -49,6 +49,7 @@ class CpuDevice final : public Device {
     if (bytes) std::memcpy(to, from, bytes);  // of nothing, either pointer may be null
   }
   void copy_out(void* to, const void* from, std::size_t bytes) override { copy_in(to, from, bytes); }
+  void copy(void* to, const void* from, std::size_t bytes) override { copy_in(to, from, bytes); }
   void zero(void* data, std::size_t bytes) override {
     parallel_ranges(threads_, static_cast<std::int64_t>(bytes), 1 << 16,
                     [&](std::int64_t begin, std::int64_t end, int) {
@@ -61,7 +62,7 @@ class CpuDevice final : public Device {
   void run(const EmbeddingBackward& op) override { embedding_backward(threads_, op); }
   void run(const LayerNormForward& op) override { layernorm_forward(threads_, scratch_, op); }
   void run(const LayerNormBackward& op) override { layernorm_backward(threads_, scratch_, op); }
-  void run(const LinearForward& op) override { linear_forward(threads_, products_, scratch_, op); }
+  void run(const LinearForward& op) override { linear_forward(threads_, products_, op); }
   void run(const LinearBackward& op) override { linear_backward(threads_, products_, op); }
   void run(const ActivationForward& op) override { activation_forward(threads_, op); }
   void run(const ActivationBackward& op) override { activation_backward(threads_, op); }

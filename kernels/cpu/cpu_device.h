@@ -17,7 +17,7 @@ void embedding_forward(int threads, const EmbeddingForward& op);
 void embedding_backward(int threads, const EmbeddingBackward& op);
 void layernorm_forward(int threads, Scratch& scratch, const LayerNormForward& op);
 void layernorm_backward(int threads, Scratch& scratch, const LayerNormBackward& op);
-void linear_forward(int threads, ProductEngine& products, Scratch& scratch, const LinearForward& op);
+void linear_forward(int threads, ProductEngine& products, const LinearForward& op);
 void linear_backward(int threads, ProductEngine& products, const LinearBackward& op);
 void activation_forward(int threads, const ActivationForward& op);
 void activation_backward(int threads, const ActivationBackward& op);

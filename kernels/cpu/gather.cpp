@@ -12,13 +12,13 @@ void gather_rows(int threads, const GatherRows& op) {
   const std::size_t row_bytes = static_cast<std::size_t>(op.C) * size_of(op.out.dtype);
   const auto* from = static_cast<const char*>(op.x.data);
   auto* to = static_cast<char*>(op.out.data);
-  parallel_ranges(threads, op.padded_count, 1, [&](std::int64_t begin, std::int64_t end, int) {
+  parallel_ranges(threads, op.count, 1, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t i = begin; i < end; ++i) {
       char* row = to + static_cast<std::size_t>(i) * row_bytes;
-      if (i < op.count)
-        std::memcpy(row, from + static_cast<std::size_t>(op.index[i]) * row_bytes, row_bytes);
-      else
+      if (op.index[i] < 0)
         std::memset(row, 0, row_bytes);
+      else
+        std::memcpy(row, from + static_cast<std::size_t>(op.index[i]) * row_bytes, row_bytes);
     }
   });
 }
@@ -32,9 +32,11 @@ void scatter_rows(int threads, const ScatterRows& op) {
     std::memset(to + static_cast<std::size_t>(begin) * row_bytes, 0, static_cast<std::size_t>(end - begin) * row_bytes);
   });
   parallel_ranges(threads, op.count, 1, [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t i = begin; i < end; ++i)
+    for (std::int64_t i = begin; i < end; ++i) {
+      if (op.index[i] < 0) continue;
       std::memcpy(to + static_cast<std::size_t>(op.index[i]) * row_bytes, from + static_cast<std::size_t>(i) * row_bytes,
                   row_bytes);
+    }
   });
 }
 

@@ -20,7 +20,7 @@ namespace {
 
 /// What a primitive is made for. Plain bytes, compared and hashed as such.
 struct Key {
-  std::int64_t M, N, K, a_stride;
+  std::int64_t M, N, K, a_stride, c_stride;
   DType a, b, c, bias;
   bool a_transposed, b_transposed, accumulate, has_bias;
 
@@ -35,6 +35,7 @@ struct KeyHash {
     mix(static_cast<std::uint64_t>(key.N));
     mix(static_cast<std::uint64_t>(key.K));
     mix(static_cast<std::uint64_t>(key.a_stride));
+    mix(static_cast<std::uint64_t>(key.c_stride));
     std::uint64_t flags = 0;
     for (const DType dtype : {key.a, key.b, key.c, key.bias}) flags = flags * 8 + static_cast<std::uint64_t>(dtype);
     for (const bool flag : {key.a_transposed, key.b_transposed, key.accumulate, key.has_bias}) flags = flags * 2 + flag;
@@ -71,9 +72,9 @@ class ProductEngine::OneDnn {
 
   /// False where oneDNN has no primitive for this product.
   bool run(const Product& product, Scratch& scratch) {
-    const Key key{product.M, product.N, product.K, product.a_stride, product.a.dtype, product.b.dtype, product.c.dtype,
-                  product.bias ? product.bias.dtype : DType::f32, product.a_transposed, product.b_transposed,
-                  product.accumulate, static_cast<bool>(product.bias)};
+    const Key key{product.M, product.N, product.K, product.a_stride, product.c_stride, product.a.dtype, product.b.dtype,
+                  product.c.dtype, product.bias ? product.bias.dtype : DType::f32, product.a_transposed,
+                  product.b_transposed, product.accumulate, static_cast<bool>(product.bias)};
     auto found = cache_.find(key);
     if (found == cache_.end()) found = cache_.emplace(key, prepare(key)).first;
     Prepared& prepared = found->second;
@@ -113,7 +114,7 @@ class ProductEngine::OneDnn {
         attributes.set_post_ops(accumulate);
       }
       const auto a = matrix(key.M, key.K, key.a, key.a_transposed, key.a_stride),
-                 b = matrix(key.K, key.N, key.b, key.b_transposed), c = matrix(key.M, key.N, key.c, false),
+                 b = matrix(key.K, key.N, key.b, key.b_transposed), c = matrix(key.M, key.N, key.c, false, key.c_stride),
                  bias = matrix(1, key.N, key.bias, false);
 #if DNNL_VERSION_MAJOR >= 3
       const auto chosen = key.has_bias ? dnnl::matmul::primitive_desc(engine_, a, b, bias, c, attributes)

@@ -29,6 +29,7 @@ void blocked_product(int threads, Scratch& scratch, const Product& product) {
   const auto& table = product_table();
   const std::int64_t panel_rows = table.panel_rows, panel_columns = table.panel_columns;
   const std::int64_t a_stride = product.a_stride ? product.a_stride : product.a_transposed ? M : K;
+  const std::int64_t c_stride = product.c_stride ? product.c_stride : N;
   const std::int64_t a_row = product.a_transposed ? 1 : a_stride, a_depth = product.a_transposed ? a_stride : 1;
   const std::int64_t b_depth = product.b_transposed ? 1 : N, b_column = product.b_transposed ? K : 1;
 
@@ -60,7 +61,7 @@ void blocked_product(int threads, Scratch& scratch, const Product& product) {
         table.multiply(packed_a, packed_b, rows, columns, depth, tile, tile_columns);
       }
       for (std::int64_t i = 0; i < rows; ++i)
-        table.finish(tile + i * tile_columns, product.bias.at(column), product.c.at((row + i) * N + column), columns,
+        table.finish(tile + i * tile_columns, product.bias.at(column), product.c.at((row + i) * c_stride + column), columns,
                      product.accumulate);
     }
   }

@@ -20,6 +20,7 @@ struct Product {
   bool b_transposed = false;
   ConstTensor bias;           ///< (N) or null
   Tensor c;                   ///< (M, N)
+  std::int64_t c_stride = 0;  ///< elements from one row of c to the next; 0: N
   bool accumulate = false;
 };
 

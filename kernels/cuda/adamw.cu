@@ -1,5 +1,6 @@
-// AdamW over all parameters, in one launch. A block of threads takes a tile of one segment, and finds its segment in a table
-// that comes with the launch. Reads four arrays and writes four, each once: 30 bytes a parameter, nothing shared.
+// AdamW over all parameters, in one launch, after one of a single thread that computes the step's two corrections: powers in
+// double take microseconds, as long as a block takes for its 4,096 elements. A block takes a tile of one segment, and finds
+// its segment in a table that comes with the launch. Reads four arrays and writes four, each once: 30 bytes a parameter.
 //
 // A thread updates four elements at a time: neighbouring threads then load neighbouring 16 bytes of the fp32 arrays, where
 // eight elements would be two loads with gaps. Segments of a parameter table begin at multiples of 64 elements; one that
@@ -9,20 +10,24 @@
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx/bf16_pair.cuh"
-#include "kernels/cuda/shared_memory.cuh"
 #include "kernels/cuda/storage.h"
 
 namespace outeffhop::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kTile = 4096;     // elements of a block: enough that finding its segment and its scalars costs little
+constexpr int kTile = 4096;     // elements of a block: enough that finding its segment costs little
 constexpr int kSegments = 512;  // of one launch: 12 KiB of the 32,764 bytes that kernel parameters may have
 
 struct Segment {
   std::int64_t begin, count;
   unsigned first_block;  ///< the first of the blocks that share it
   float weight_decay;
+};
+
+/// What depends on the step alone.
+struct StepCorrections {
+  float step_size, inverse_root_of_correction2;
 };
 
 struct AdamWTable {
@@ -32,6 +37,7 @@ struct AdamWTable {
   const float* gradient;
   bf16* storage;  ///< or null
   const StepControl* control;
+  const StepCorrections* corrections;
   double beta1, beta2, epsilon;
   bool aligned;  ///< the arrays begin at multiples of four elements
   int segments;
@@ -60,26 +66,27 @@ __device__ __forceinline__ int segment_of_block(const AdamWTable& table) {
   return low;
 }
 
+/// Powers and differences of numbers near 1 are taken in double. A step that is skipped has updates = 0 at first, whose
+/// corrections are infinite: nobody reads them.
+__global__ void adamw_corrections_kernel(const StepControl* control, double beta1, double beta2,
+                                         StepCorrections* corrections) {
+  const auto t = static_cast<double>(control->updates), learning_rate = static_cast<double>(control->learning_rate);
+  corrections->step_size = static_cast<float>(learning_rate / (1.0 - pow(beta1, t)));
+  corrections->inverse_root_of_correction2 = static_cast<float>(1.0 / sqrt(1.0 - pow(beta2, t)));
+}
+
 __global__ __launch_bounds__(kThreads) void adamw_kernel(const __grid_constant__ AdamWTable table) {
   const StepControl& control = *table.control;
   if (control.skip != 0) return;
   const Segment& segment = table.segment[segment_of_block(table)];
   const int thread = static_cast<int>(threadIdx.x);
 
-  // What powers and differences of numbers near 1 go into is computed in double, by one thread.
-  const auto shared = shared_array<float>(0, 3);
-  if (thread == 0) {
-    const auto t = static_cast<double>(control.updates), learning_rate = static_cast<double>(control.learning_rate);
-    shared[0] = static_cast<float>(learning_rate / (1.0 - pow(table.beta1, t)));
-    shared[1] = static_cast<float>(1.0 / sqrt(1.0 - pow(table.beta2, t)));
-    shared[2] = static_cast<float>(1.0 - learning_rate * static_cast<double>(segment.weight_decay));
-  }
-  __syncthreads();
   StepFactors step;
   step.gradient_scale = control.gradient_scale;
-  step.step_size = shared[0];
-  step.inverse_root_of_correction2 = shared[1];
-  step.decay_factor = shared[2];
+  step.step_size = table.corrections->step_size;
+  step.inverse_root_of_correction2 = table.corrections->inverse_root_of_correction2;
+  step.decay_factor =
+      static_cast<float>(1.0 - static_cast<double>(control.learning_rate) * static_cast<double>(segment.weight_decay));
   step.beta1 = static_cast<float>(table.beta1);
   step.beta2 = static_cast<float>(table.beta2);
   step.one_minus_beta1 = static_cast<float>(1.0 - table.beta1);
@@ -143,6 +150,10 @@ void adamw(const Context& context, const AdamW& op) {
   table.epsilon = op.epsilon;
   table.aligned = begins_at(op.master.data, 16) && begins_at(op.m.data, 16) && begins_at(op.v.data, 16) &&
                   begins_at(op.gradient.data, 16) && begins_at(op.storage.data, 8);
+  auto* corrections = context.workspace.array<StepCorrections>(1);
+  table.corrections = corrections;
+  launch({.kernel = "adamw_corrections", .grid = 1, .block = 1, .stream = context.stream}, adamw_corrections_kernel,
+         op.control, op.beta1, op.beta2, corrections);
   for (std::int64_t first = 0; first < op.segment_count; first += kSegments) {
     table.segments = static_cast<int>(std::min<std::int64_t>(kSegments, op.segment_count - first));
     unsigned blocks = 0;
@@ -152,12 +163,7 @@ void adamw(const Context& context, const AdamW& op) {
       blocks += blocks_for(segment.count, kTile);
     }
     if (blocks > 0)
-      launch({.kernel = "adamw",
-              .grid = blocks,
-              .block = kThreads,
-              .shared_bytes = 3 * sizeof(float),
-              .stream = context.stream},
-             adamw_kernel, table);
+      launch({.kernel = "adamw", .grid = blocks, .block = kThreads, .stream = context.stream}, adamw_kernel, table);
   }
 }
 

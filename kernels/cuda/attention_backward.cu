@@ -1,6 +1,7 @@
 // AttentionBackward for any head size up to 256, fp32 and bf16, deterministic without atomics: D_i = do_i . o_i once for
 // each query, then one warp a query sums d_q over the keys it sees, and one warp a key sums d_k and d_v over the queries
 // that see it. Probabilities are computed anew in both from the scores and LSE.
+#include "kernels/cuda/attention_resident.h"
 #include "kernels/cuda/attention_rows.cuh"
 #include "kernels/cuda/attention_tensor.h"
 #include "kernels/cuda/cuda_device.h"
@@ -139,6 +140,7 @@ void attention_backward(const Context& context, const AttentionBackward& op) {
                                    {op.d_v, "d_v"}})
     check_same(op.q, view, kName, name);
   check_lse(op.lse, true, kName);
+  if (attention_backward_resident(context, op) || attention_backward_tensor(context, op)) return;
   const std::int64_t queries = p.B * p.H * p.Tq, keys = p.B * p.H * p.Tk;
   auto* output_dot = context.workspace.array<float>(static_cast<std::size_t>(queries));
   const auto* lse = static_cast<const float*>(op.lse.data);
@@ -161,7 +163,6 @@ void attention_backward(const Context& context, const AttentionBackward& op) {
               .block = kThreads,
               .stream = context.stream},
              attention_output_dot_kernel<T>, p, heads<T>(op.o), heads<T>(op.d_o), output_dot, aligned);
-    if (attention_backward_tensor(context, op, output_dot)) return;
     with_channels(p.D, [&](auto channels) {
       if (op.d_q && queries > 0) {
         const std::int64_t samples = samples_of(op.d_q);

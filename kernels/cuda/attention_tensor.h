@@ -1,4 +1,4 @@
-// Attention on tensor cores: bf16, head sizes 32, 64, 80, 96 and, in the forward, 128.
+// Attention on tensor cores: bf16, head sizes 32, 64, 80, 96 and 128.
 #pragma once
 
 #include <type_traits>
@@ -10,19 +10,19 @@ namespace outeffhop::cuda {
 
 /// Each runs an op that is not empty and has been checked, and returns true; or returns false, and does nothing, where the
 /// kernels do not serve: another storage dtype or head size, vectors that do not begin at multiples of 16 bytes and, in the
-/// backward, heads of 128 channels, whose sums do not fit into registers, and gradients that are absent, accumulated into,
-/// or shared by the batch.
+/// backward, no queries, no keys or no heads, and devices without the shared memory.
 bool attention_forward_tensor(const Context& context, const AttentionForward& op);
-/// `output_dot`: (B, H, Tq), D_i = do_i . o_i.
-bool attention_backward_tensor(const Context& context, const AttentionBackward& op, const float* output_dot);
+/// What attention_forward_tensor hands to the kernel that keeps all keys and values of a head in shared memory.
+bool attention_forward_resident(const Context& context, const AttentionForward& op);
+bool attention_backward_tensor(const Context& context, const AttentionBackward& op);
 
-/// Calls f(std::integral_constant<int, D>) for one of the head sizes up to kMost and returns true; false for others.
-template <int kMost, class Function>
+/// Calls f(std::integral_constant<int, D>) for one of the head sizes and returns true; false for others.
+template <class Function>
 bool with_tensor_head_size(std::int64_t D, Function&& f) {
   const auto is = [&](auto size) {
-    if constexpr (size() <= kMost)
-      if (D == size()) return f(size), true;
-    return false;
+    if (D != size()) return false;
+    f(size);
+    return true;
   };
   return is(std::integral_constant<int, 32>{}) || is(std::integral_constant<int, 64>{}) ||
          is(std::integral_constant<int, 80>{}) || is(std::integral_constant<int, 96>{}) ||

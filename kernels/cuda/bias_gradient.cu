@@ -30,7 +30,7 @@ __device__ __forceinline__ void add(Vector& sum, const Vector& x) {
 
 /// The sum of a vector's rows `warp`, warp + kWarps, ... below `rows`; `whole` vectors are loaded kInFlight at a time.
 template <class T>
-__device__ __forceinline__ Vector sum_rows(const T* first, std::int64_t rows, std::int64_t columns, int warp, int valid,
+__device__ __forceinline__ Vector sum_rows(const T* first, std::int64_t rows, std::int64_t stride, int warp, int valid,
                                            bool whole) {
   Vector sum{};
   std::int64_t row = warp;
@@ -38,29 +38,30 @@ __device__ __forceinline__ Vector sum_rows(const T* first, std::int64_t rows, st
     for (; row + (kInFlight - 1) * kWarps < rows; row += kInFlight * kWarps) {
       PackedVector<T> x[kInFlight];
 #pragma unroll
-      for (int k = 0; k < kInFlight; ++k) x[k] = load_packed(first + (row + k * kWarps) * columns);
+      for (int k = 0; k < kInFlight; ++k) x[k] = load_packed(first + (row + k * kWarps) * stride);
 #pragma unroll
       for (int k = 0; k < kInFlight; ++k) add(sum, unpack(x[k]));
     }
   }
-  for (; row < rows; row += kWarps) add(sum, load_vector(first + row * columns, valid, whole));
+  for (; row < rows; row += kWarps) add(sum, load_vector(first + row * stride, valid, whole));
   return sum;
 }
 
 // A tile's partial sums lie in the order in which shared memory holds them: element i of lane l's vector at 32 i + l.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    partial_sums_kernel(const T* d_out,   // (rows, columns)
+    partial_sums_kernel(const T* d_out,   // (rows, columns), a row every `stride` elements
                         float* partials,  // (slices, tiles, kTile)
-                        std::int64_t rows, std::int64_t columns, std::int64_t rows_a_slice, unsigned tiles, bool aligned) {
+                        std::int64_t rows, std::int64_t columns, std::int64_t stride, std::int64_t rows_a_slice,
+                        unsigned tiles, bool aligned) {
   const auto sums = shared_array<float>(0, kWarps * kTile);  // (kWarps, kTile)
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarp, lane = thread % kWarp;
   const std::int64_t begin = blockIdx.x / tiles * rows_a_slice;
   const std::int64_t column = std::int64_t{blockIdx.x % tiles} * kTile + lane * kVector;
   const std::int64_t slice_rows = max(std::int64_t{0}, min(rows_a_slice, rows - begin));
   const int valid = static_cast<int>(max(std::int64_t{0}, min(std::int64_t{kVector}, columns - column)));
-  const T* first = d_out + begin * columns + column;
-  const Vector sum = sum_rows(first, slice_rows, columns, warp, valid, aligned && valid == kVector);
+  const T* first = d_out + begin * stride + column;
+  const Vector sum = sum_rows(first, slice_rows, stride, warp, valid, aligned && valid == kVector);
 #pragma unroll
   for (int i = 0; i < kVector; ++i) sums[warp * kTile + i * kWarp + lane] = sum.at[i];
   __syncthreads();
@@ -91,14 +92,15 @@ __global__ void __launch_bounds__(kThreads) add_partial_sums_kernel(const float*
 
 }  // namespace
 
-void bias_gradient(const Context& context, ConstTensor d_out, float* d_bias, std::int64_t rows, std::int64_t columns) {
+void bias_gradient(const Context& context, ConstTensor d_out, float* d_bias, std::int64_t rows, std::int64_t columns,
+                   std::int64_t stride) {
   if (rows * columns == 0) return;
   const std::int64_t tiles = (columns + kTile - 1) / kTile;
   const std::int64_t most = std::clamp<std::int64_t>(kBlocks / tiles, 1, kMaxSlices);
   const std::int64_t rows_a_slice = std::max(kMinRows, (rows + most - 1) / most);
   const std::int64_t slices = (rows + rows_a_slice - 1) / rows_a_slice;
   float* partials = context.workspace.array<float>(static_cast<std::size_t>(slices * tiles * kTile));
-  const bool aligned = vectors_aligned(d_out, columns);
+  const bool aligned = vectors_aligned(d_out, stride);
   with_storage(d_out.dtype, "bias gradient", [&](auto element) {
     using T = decltype(element);
     launch({.kernel = "bias_gradient_partial_sums",
@@ -106,7 +108,7 @@ void bias_gradient(const Context& context, ConstTensor d_out, float* d_bias, std
             .block = kThreads,
             .shared_bytes = kWarps * kTile * sizeof(float),
             .stream = context.stream},
-           partial_sums_kernel<T>, static_cast<const T*>(d_out.data), partials, rows, columns, rows_a_slice,
+           partial_sums_kernel<T>, static_cast<const T*>(d_out.data), partials, rows, columns, stride, rows_a_slice,
            static_cast<unsigned>(tiles), aligned);
   });
   launch({.kernel = "bias_gradient_add_partial_sums",

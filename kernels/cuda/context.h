@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <cstdint>
 
 namespace outeffhop::cuda {
 
@@ -24,16 +25,20 @@ class Workspace {
     return static_cast<T*>(bytes(count * sizeof(T)));
   }
   std::size_t capacity() const { return capacity_; }
+  /// Another number after each time that it moved.
+  std::int64_t generation() const { return generation_; }
 
  private:
   void* data_ = nullptr;
   std::size_t capacity_ = 0;
+  std::int64_t generation_ = 0;
 };
 
 struct Context {
   cudaStream_t stream = nullptr;
   Workspace& workspace;
   std::size_t shared_bytes = 48 * 1024;  ///< of shared memory that a block can have
+  int multiprocessors = 1;  ///< to choose among kernels of the same results by; no sum's order may depend on it
 };
 
 }  // namespace outeffhop::cuda

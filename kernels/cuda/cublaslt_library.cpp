@@ -37,11 +37,13 @@ void* symbol(const char* name) {
   static const auto forwarded = reinterpret_cast<decltype(&function)>(outeffhop::cuda::symbol(#function)); \
   return forwarded(__VA_ARGS__)
 
+#pragma GCC visibility push(hidden)  // what is loaded may have functions of these names, which it means when it calls them
 extern "C" {
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) { OUTEFFHOP_FORWARD(cublasLtCreate, handle); }
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) { OUTEFFHOP_FORWARD(cublasLtDestroy, handle); }
 const char* cublasLtGetStatusString(cublasStatus_t status) { OUTEFFHOP_FORWARD(cublasLtGetStatusString, status); }
+size_t cublasLtGetVersion() { OUTEFFHOP_FORWARD(cublasLtGetVersion); }
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* description, cublasComputeType_t compute,
                                         cudaDataType_t scale) {
@@ -81,6 +83,11 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                                               cublasLtMatmulHeuristicResult_t results[], int* found) {
   OUTEFFHOP_FORWARD(cublasLtMatmulAlgoGetHeuristic, handle, description, a, b, c, d, preference, wanted, results, found);
 }
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t description, cublasLtMatrixLayout_t a,
+                                       cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t* algorithm, cublasLtMatmulHeuristicResult_t* result) {
+  OUTEFFHOP_FORWARD(cublasLtMatmulAlgoCheck, handle, description, a, b, c, d, algorithm, result);
+}
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t description, const void* alpha, const void* a,
                               cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
                               const void* beta, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
@@ -91,3 +98,4 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

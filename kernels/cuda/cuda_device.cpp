@@ -3,25 +3,38 @@
 #include <optional>
 
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/copies_ahead.h"
+#include "kernels/cuda/graphs.h"
 #include "kernels/cuda/linear_engine.h"
+#include "kernels/cuda/peak_flops.h"
+#include "kernels/cuda/profiler_ranges.h"
 #include "kernels/cuda/staging.h"
 
 namespace outeffhop::cuda {
 namespace {
 
+constexpr int kLeastMajor = 8;  // of the compute capability
+
+/// cudaSuccess where there is a driver and at least one GPU.
+cudaError_t find_devices() {
+  int devices = 0;  // stays as it is where there is no driver
+  const cudaError_t status = cudaGetDeviceCount(&devices);
+  return status == cudaSuccess && devices == 0 ? cudaErrorNoDevice : status;
+}
+
 class CudaDevice final : public Device {
  public:
-  CudaDevice() {
-    int devices = 0;  // stays as it is where there is no driver
-    OUTEFFHOP_CUDA(cudaGetDeviceCount(&devices));
-    if (devices == 0) check(cudaErrorNoDevice, "cudaGetDeviceCount");
+  explicit CudaDevice(bool eager) : eager_(eager) {
+    check(find_devices(), "cudaGetDeviceCount");
     OUTEFFHOP_CUDA(cudaSetDevice(0));
     OUTEFFHOP_CUDA(cudaGetDeviceProperties(&properties_, 0));
-    if (properties_.major < 8)
+    if (properties_.major < kLeastMajor)
       fail(ErrorKind::unsupported,
            "device \"cuda\" needs a GPU of compute capability 8.0 or newer, and {} has {}.{}: train on the CPU (--device cpu)",
            properties_.name, properties_.major, properties_.minor);
+    OUTEFFHOP_CUDA(cudaDeviceGetAttribute(&kilohertz_, cudaDevAttrClockRate, 0));
     context_.shared_bytes = properties_.sharedMemPerBlockOptin;
+    context_.multiprocessors = properties_.multiProcessorCount;
     linear_.emplace();
     // The last, as nothing destroys it when this constructor throws.
     OUTEFFHOP_CUDA(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking));
@@ -29,10 +42,27 @@ class CudaDevice final : public Device {
   ~CudaDevice() override { cudaStreamDestroy(context_.stream); }  // its work still runs; freeing the workspace waits for it
 
   std::string description() const override {
-    return fmt::format("CUDA, {}, compute capability {}.{}, {} multiprocessors, {:.1f} GB", properties_.name,
-                       properties_.major, properties_.minor, properties_.multiProcessorCount,
-                       static_cast<double>(properties_.totalGlobalMem) * 1e-9);
+    return fmt::format("CUDA, {}, compute capability {}.{}, {} multiprocessors at up to {:.2f} GHz, {:.1f} GB, cuBLASLt {}",
+                       properties_.name, properties_.major, properties_.minor, properties_.multiProcessorCount,
+                       kilohertz_ * 1e-6, static_cast<double>(properties_.totalGlobalMem) * 1e-9, cublaslt_version());
   }
+
+  double peak_flops(DType storage) const override {
+    return cuda::peak_flops(
+        {properties_.name, properties_.major, properties_.minor, properties_.multiProcessorCount, kilohertz_ * 1e3},
+        storage);
+  }
+
+  DeviceMemory memory() const override {
+    DeviceMemory memory;
+    OUTEFFHOP_CUDA(cudaMemGetInfo(&memory.available, &memory.total));
+    return memory;
+  }
+
+  std::size_t logit_bytes() const override { return kGpuLogitBytes; }
+  std::string plans() const override { return linear_->plans(); }
+  bool use_plans(std::string_view plans) override { return linear_->use_plans(plans); }
+  std::size_t workspace_bytes() const override { return workspace_.capacity() + LinearEngine::kWorkspaceBytes; }
 
   void* allocate(std::size_t bytes) override {
     void* data = nullptr;
@@ -42,9 +72,13 @@ class CudaDevice final : public Device {
            cudaGetErrorString(status));
     }
     zero(data, bytes);
+    ahead_.follow(context_.stream);
     return data;
   }
-  void release(void* data) noexcept override { cudaFree(data); }
+  void release(void* data) noexcept override {
+    graphs_.clear();  // one of them may use it
+    cudaFree(data);
+  }
   void copy_in(void* to, const void* from, std::size_t bytes) override {
     staging_.copy_in(to, from, bytes, context_.stream);
   }
@@ -52,10 +86,29 @@ class CudaDevice final : public Device {
     if (bytes) OUTEFFHOP_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, context_.stream));
     synchronize();
   }
+  void copy(void* to, const void* from, std::size_t bytes) override {
+    if (bytes) OUTEFFHOP_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, context_.stream));
+  }
   void zero(void* data, std::size_t bytes) override {
     if (bytes) OUTEFFHOP_CUDA(cudaMemsetAsync(data, 0, bytes, context_.stream));
   }
   void synchronize() override { OUTEFFHOP_CUDA(cudaStreamSynchronize(context_.stream)); }
+  void copy_in_ahead(void* to, const void* from, std::size_t bytes) override {
+    ahead_.copy_in(to, from, bytes, context_.stream);
+  }
+  void await_copies_ahead() override { ahead_.await(context_.stream); }
+
+  void repeat(const WorkKey& key, const std::function<void()>& work) override {
+    if (!eager_) return graphs_.repeat(key, work);
+    const Range range(*this, std::string(key.name).c_str());
+    work();
+  }
+  void begin_range(const char* name) override {
+    if (eager_) begin_profiler_range(name);
+  }
+  void end_range() override {
+    if (eager_) end_profiler_range();
+  }
 
   void run(const EmbeddingForward& op) override { embedding_forward(context_, op); }
   void run(const EmbeddingBackward& op) override { embedding_backward(context_, op); }
@@ -81,16 +134,34 @@ class CudaDevice final : public Device {
   void run(const Cast& op) override { cast(context_, op); }
 
  private:
+  const bool eager_;
   cudaDeviceProp properties_{};
+  int kilohertz_ = 0;  // of the multiprocessors, at most
   Workspace workspace_;
   Staging staging_;
+  CopiesAhead ahead_;
   Context context_{nullptr, workspace_};
+  GraphCache graphs_{context_};
   std::optional<LinearEngine> linear_;  // made when the device is chosen
 };
 
 }  // namespace
 
-std::unique_ptr<Device> make_cuda_device() { return std::make_unique<CudaDevice>(); }
+std::string obstacle() {
+  cudaDeviceProp properties{};
+  cudaError_t status = find_devices();
+  if (status == cudaSuccess) status = cudaGetDeviceProperties(&properties, 0);
+  if (status != cudaSuccess) {
+    (void)cudaGetLastError();
+    return fmt::format("CUDA finds no GPU: {}", cudaGetErrorString(status));
+  }
+  if (properties.major < kLeastMajor)
+    return fmt::format("{} has compute capability {}.{}, less than {}.0", properties.name, properties.major,
+                       properties.minor, kLeastMajor);
+  return "";
+}
+
+std::unique_ptr<Device> make_cuda_device(bool eager) { return std::make_unique<CudaDevice>(eager); }
 
 Workspace::~Workspace() { cudaFree(data_); }
 
@@ -100,6 +171,7 @@ void* Workspace::bytes(std::size_t bytes) {
     OUTEFFHOP_CUDA(cudaFree(data_));
     data_ = nullptr;
     capacity_ = 0;
+    ++generation_;
     OUTEFFHOP_CUDA(cudaMalloc(&data_, bytes));
     capacity_ = bytes;
   }

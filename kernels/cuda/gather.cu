@@ -1,7 +1,7 @@
 // GatherRows and ScatterRows: copies of whole rows, one warp a row, in units of 16 bytes where rows allow it and of elements
-// where not. Both are bound by memory: gathering reads `count` rows and writes padded_count; scattering writes all of d_x as
-// zeros (a memset) and then its labelled rows again, a second time for 15 % of them in BERT. That is cheaper than an inverse
-// index: one launch instead of three.
+// where not. Both are bound by memory: gathering reads the rows whose index is not negative and writes all `count`;
+// scattering writes all of d_x as zeros (a memset) and then its labelled rows again, a second time for 15 % of them in BERT.
+// That is cheaper than an inverse index: one launch instead of three.
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -30,20 +30,24 @@ __device__ __forceinline__ void copy_row(const Unit* from, Unit* to, std::int64_
 
 template <class Unit>
 __global__ void gather_rows_kernel(const Unit* x,              // (rows of x, units)
-                                   Unit* out,                  // (padded_count, units)
-                                   const std::int32_t* index,  // (count)
-                                   std::int64_t count, std::int64_t padded_count, std::int64_t units) {
+                                   Unit* out,                  // (count, units)
+                                   const std::int32_t* index,  // (count) negative: a row of zeros
+                                   std::int64_t count, std::int64_t units) {
   const std::int64_t row = std::int64_t{blockIdx.x} * kRowsABlock + threadIdx.x / kWarp;
-  if (row < padded_count) copy_row(row < count ? x + index[row] * units : nullptr, out + row * units, units);
+  if (row >= count) return;
+  const std::int64_t from = index[row];
+  copy_row(from < 0 ? nullptr : x + from * units, out + row * units, units);
 }
 
 template <class Unit>
-__global__ void scatter_rows_kernel(const Unit* d_out,          // (>= count, units)
+__global__ void scatter_rows_kernel(const Unit* d_out,          // (count, units)
                                     Unit* d_x,                  // (rows of d_x, units)
-                                    const std::int32_t* index,  // (count) distinct
+                                    const std::int32_t* index,  // (count) distinct, or negative: a row that goes nowhere
                                     std::int64_t count, std::int64_t units) {
   const std::int64_t row = std::int64_t{blockIdx.x} * kRowsABlock + threadIdx.x / kWarp;
-  if (row < count) copy_row(d_out + row * units, d_x + index[row] * units, units);
+  if (row >= count) return;
+  const std::int64_t to = index[row];
+  if (to >= 0) copy_row(d_out + row * units, d_x + to * units, units);
 }
 
 /// Calls f(Unit{}, units): what rows of C elements of both tensors are copied in, and how many of them.
@@ -59,15 +63,12 @@ void with_units(const ConstTensor& from, const ConstTensor& to, std::int64_t C, 
 
 void gather_rows(const Context& context, const GatherRows& op) {
   require_same(op.out.dtype, op.x, "gathering rows", "x");
-  if (op.padded_count * op.C == 0) return;
+  if (op.count * op.C == 0) return;
   with_units(op.x, op.out, op.C, "gathering rows", [&](auto unit, std::int64_t units) {
     using Unit = decltype(unit);
-    launch({.kernel = "gather_rows",
-            .grid = blocks_for(op.padded_count, kRowsABlock),
-            .block = kThreads,
-            .stream = context.stream},
+    launch({.kernel = "gather_rows", .grid = blocks_for(op.count, kRowsABlock), .block = kThreads, .stream = context.stream},
            gather_rows_kernel<Unit>, static_cast<const Unit*>(op.x.data), static_cast<Unit*>(op.out.data), op.index,
-           op.count, op.padded_count, units);
+           op.count, units);
   });
 }
 

@@ -2,7 +2,7 @@
 // sum and out, once each: 8 bytes a channel in bf16 for about 10 FLOPs, and as many integer operations where there is
 // dropout. Bound by memory.
 //
-// A row of up to 1024 channels belongs to a warp, which holds it in registers, unrounded, from the first sum to the output.
+// A row of up to 1024 channels belongs to a warp, which holds it in registers from the first sum to the output.
 // All of a lane's loads are under way before the first is waited for: 3 KB a warp for 768 channels of bf16, 64 registers, so
 // that 32 warps a multiprocessor cover the latency of DRAM. Longer rows belong to a block in the same way. Rows that do not
 // take 16-byte accesses, or that are longer than a block holds, are read again for each pass.
@@ -58,13 +58,14 @@ struct Forward {
   bool aligned;
 };
 
-/// x = residual + dropout(x), of one vector.
+/// x = residual + dropout(x), of one vector, as it is stored.
 template <class T>
 __device__ __forceinline__ void add_up(Vector& x, const Vector& residual, const Forward<T>& a, const SampleRow& numbers,
                                        std::int64_t channel) {
   if (a.dropout.threshold != 0) drop_vector(x, a.dropout, numbers.sample, numbers.row, channel);
 #pragma unroll
   for (int i = 0; i < kVector; ++i) x.at[i] += residual.at[i];
+  x = unpack(pack<T>(x));
 }
 
 /// x becomes deviations from a mean of fp32; their sum and that of their squares are added to.

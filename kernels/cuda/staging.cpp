@@ -17,13 +17,13 @@ Staging::~Staging() {
 
 void Staging::copy_in(void* to, const void* from, std::size_t bytes, cudaStream_t stream) {
   if (bytes == 0) return;
-  if (bytes > kLargest) {
+  if (bytes > largest_) {
     OUTEFFHOP_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream));
     OUTEFFHOP_CUDA(cudaStreamSynchronize(stream));  // pageable memory has been read by now, pinned memory need not have been
     return;
   }
   Slot& slot = slots_[next_];
-  next_ = (next_ + 1) % kSlots;
+  next_ = (next_ + 1) % slots_.size();
   if (slot.copied)
     OUTEFFHOP_CUDA(cudaEventSynchronize(slot.copied));
   else

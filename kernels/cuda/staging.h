@@ -3,20 +3,21 @@
 
 #include <cuda_runtime.h>
 
-#include <array>
 #include <cstddef>
+#include <vector>
 
 namespace outeffhop::cuda {
 
 class Staging {
  public:
-  Staging() = default;
+  /// With buffers for `slots` copies of up to `largest` bytes, each made and grown when it is needed.
+  explicit Staging(std::size_t slots = kSlots, std::size_t largest = kLargest) : slots_(slots), largest_(largest) {}
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
   ~Staging();
 
-  /// Copies in the stream's order; `from` may be changed at once. Waits only for the copy that was kSlots before, whose
-  /// buffer it takes. A copy of more than kLargest bytes takes no buffer and is waited for.
+  /// Copies in the stream's order; `from` may be changed at once. Waits only for the copy that was `slots` before, whose
+  /// buffer it takes. A copy of more than `largest` bytes takes no buffer and is waited for.
   void copy_in(void* to, const void* from, std::size_t bytes, cudaStream_t stream);
 
   static constexpr std::size_t kSlots = 16;  ///< two micro-batches of a model's inputs
@@ -29,8 +30,8 @@ class Staging {
     cudaEvent_t copied = nullptr;
   };
 
-  std::array<Slot, kSlots> slots_;
-  std::size_t next_ = 0;
+  std::vector<Slot> slots_;
+  std::size_t largest_, next_ = 0;
 };
 
 }  // namespace outeffhop::cuda

@@ -41,6 +41,20 @@ __device__ __forceinline__ Vector unpack(const PackedVector<T>& packed) {
   return x;
 }
 
+/// Each element rounded once.
+template <class T>
+__device__ __forceinline__ PackedVector<T> pack(const Vector& x) {
+  PackedVector<T> packed;
+#pragma unroll
+  for (int k = 0; k < kVector / kInWords<T>; ++k) {
+    float elements[kInWords<T>];
+#pragma unroll
+    for (int i = 0; i < kInWords<T>; ++i) elements[i] = x.at[k * kInWords<T> + i];
+    packed.words[k] = words_of<T>(elements);
+  }
+  return packed;
+}
+
 /// Elements p[0..valid) as floats, 0 beyond. `aligned`: p is a multiple of 16 bytes, so that whole vectors take 16-byte
 /// loads.
 template <class T>
@@ -56,13 +70,9 @@ __device__ __forceinline__ Vector load_vector(const T* p, int valid, bool aligne
 template <class T>
 __device__ __forceinline__ void store_vector(T* p, const Vector& x, int valid, bool aligned) {
   if (aligned && valid >= kVector) {
+    const PackedVector<T> packed = pack<T>(x);
 #pragma unroll
-    for (int k = 0; k < kVector / kInWords<T>; ++k) {
-      float elements[kInWords<T>];
-#pragma unroll
-      for (int i = 0; i < kInWords<T>; ++i) elements[i] = x.at[k * kInWords<T> + i];
-      reinterpret_cast<Words*>(p)[k] = words_of<T>(elements);
-    }
+    for (int k = 0; k < kVector / kInWords<T>; ++k) reinterpret_cast<Words*>(p)[k] = packed.words[k];
   } else {
 #pragma unroll
     for (int i = 0; i < kVector; ++i)

@@ -17,7 +17,7 @@ void Ops<Real>::run(const LayerNormForward& op) {
     Real mean = 0, variance = 0;
     for (std::int64_t c = 0; c < C; ++c) {
       const std::int64_t i = row * C + c;
-      sum[i] = residual[i] + x[i] * dropout_factor<Real>(op.dropout, b, t, c);
+      sum[i] = rounded(op.out.dtype, residual[i] + x[i] * dropout_factor<Real>(op.dropout, b, t, c));
       mean += sum[i];
     }
     mean /= Real(C);

@@ -2,6 +2,7 @@
 
 #include <numbers>
 
+#include "kernels/linear_strides.h"
 #include "kernels/reference/ops.h"
 #include "kernels/reference/values.h"
 
@@ -63,14 +64,18 @@ void Ops<Real>::run(const LinearForward& op) {
   require_plain(op.weight, "weight");
   const auto x = load<Real>(op.x, op.rows * op.in), weight = load<Real>(op.weight, op.out_features * op.in);
   const auto bias = load_or_zero<Real>(op.bias, op.out_features);
+  const std::int64_t stride = out_stride(op);
   double max_abs = 0;
   for (std::int64_t r = 0; r < op.rows; ++r)
     for (std::int64_t o = 0; o < op.out_features; ++o) {
       Real pre = 0;
       for (std::int64_t i = 0; i < op.in; ++i) pre += x[r * op.in + i] * weight[o * op.in + i];
       pre += bias[o];
-      const std::int64_t element = r * op.out_features + o;
-      if (op.pre) write(op.pre, element, pre);
+      const std::int64_t element = r * stride + o;
+      if (op.pre) {
+        write(op.pre, element, pre);
+        pre = read<Real>(op.pre, element);
+      }
       write(op.out, element, activate(op.activation, pre));
       const double stored = std::fabs(read<double>(op.out, element));
       if (!(stored <= max_abs)) max_abs = stored;  // a NaN is shown, not hidden
@@ -80,7 +85,11 @@ void Ops<Real>::run(const LinearForward& op) {
 
 template <class Real>
 void Ops<Real>::run(const LinearBackward& op) {
-  const auto d_out = load<Real>(op.d_out, op.rows * op.out_features);
+  std::vector<Real> d_out;  // (rows, out_features)
+  for (std::int64_t r = 0; r < op.rows; ++r) {
+    const auto row = load<Real>(op.d_out.at(r * d_out_stride(op)), op.out_features);
+    d_out.insert(d_out.end(), row.begin(), row.end());
+  }
   if (op.d_x) {
     const auto weight = load<Real>(op.weight, op.out_features * op.in);
     for (std::int64_t r = 0; r < op.rows; ++r)

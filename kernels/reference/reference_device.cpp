@@ -28,6 +28,7 @@ class ReferenceDevice final : public Device {
   void copy_out(void* destination, const void* source, std::size_t bytes) override {
     if (bytes) std::memcpy(destination, source, bytes);
   }
+  void copy(void* destination, const void* source, std::size_t bytes) override { copy_in(destination, source, bytes); }
   void zero(void* data, std::size_t bytes) override { std::memset(data, 0, bytes); }
   void synchronize() override {}
 

@@ -60,6 +60,14 @@ void write(Tensor tensor, std::int64_t i, Real value) {
        name_of(tensor.dtype));
 }
 
+/// What write() and read() make of `value`.
+template <class Real>
+Real rounded(DType dtype, Real value) {
+  if (dtype == DType::f32) return static_cast<Real>(static_cast<float>(value));
+  if (dtype == DType::bf16) return static_cast<Real>(static_cast<float>(nearest_bf16(static_cast<double>(value))));
+  return value;
+}
+
 /// The first `count` elements; empty for a null view.
 template <class Real>
 std::vector<Real> load(ConstTensor tensor, std::int64_t count) {

@@ -31,27 +31,27 @@ def write_shard(folder, vocabulary, tokens=1 << 20):
     return folder / "random_train_*.bin"
 
 
-def configuration(shape, dtype, threads, shards, attn_softmax):
+def configuration(shape, dtype, threads, shards, attn_softmax, logging_interval=1):
     residual, attention = shape.dropout
     return {
         "model": {"model_type": shape.family, "vocab_size": shape.vocabulary, "hidden_size": shape.hidden,
                   "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "intermediate_size": shape.ffn,
                   "hidden_dropout_prob": residual, "attention_probs_dropout_prob": attention,
-                  "max_position_embeddings": 512, "attn_softmax": attn_softmax},
+                  "max_position_embeddings": max(512, shape.T), "attn_softmax": attn_softmax},
         "data": {"train": str(shards), "sequence_length": shape.T} |
                 ({"mlm_probability": MLM_PROBABILITY} if shape.family == "bert" else {}),
         "training": {"steps": 1000000, "global_batch_size": shape.B, "dtype": dtype, "threads": threads},
         "optimizer": {"learning_rate": 1e-4, "max_gradient_norm": 1.0},
         "evaluation": {"interval": 0},
         "checkpoint": {"interval": 0},
-        "logging": {"interval": 1},
+        "logging": {"interval": logging_interval},
     }
 
 
 class OurRun:
     """`outeffhop train` in `folder`, stopped by SIGSTOP but for the blocks of steps asked of it; killed without saving."""
 
-    def __init__(self, program, config, folder, environment):
+    def __init__(self, program, config, folder, environment, device="cpu"):
         self._folder = pathlib.Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         config_file = self._folder / "bench.json"
@@ -60,11 +60,12 @@ class OurRun:
         self._log = open(self._folder / "log", "w+")
         self._tokens = config["training"]["global_batch_size"] * config["data"]["sequence_length"]
         self._process = subprocess.Popen(
-            [program, "train", "--config", config_file, "--out", self._folder / "run"], env=environment,
+            [program, "train", "--config", config_file, "--out", self._folder / "run", "--device", device],
+            env=environment,
             stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
 
     def _logged(self):
-        """The seconds of each step logged so far."""
+        """The seconds of a step, of each logged line so far."""
         text = self._metrics.read_text() if self._metrics.exists() else ""
         complete = text[: text.rfind("\n") + 1].splitlines()
         return [self._tokens / json.loads(line)["tokens_per_second"] for line in complete]

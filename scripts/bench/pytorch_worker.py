@@ -1,10 +1,11 @@
-"""Training steps of Hugging Face transformers on PyTorch's CPU backend, in a process of their own.
+"""Training steps of Hugging Face transformers in PyTorch, on the CPU or a GPU, in a process of their own.
 
 Reads one JSON request a line and answers each with one JSON line:
     {"make": NAME, "precision": "fp32"|"autocast"|"bf16", "compile": BOOL}   a model with its optimizer, by that name
     {"run": NAME, "steps": N, "seconds": S}                                  N steps and S seconds, whichever is more
     {"drop": NAME}
-The first line is the setting: {"shape": {...}, "dropout": [residual, attention], "threads": N, "mlm_probability": P}.
+The first line is the setting: {"shape": {...}, "dropout": [residual, attention], "threads": N, "mlm_probability": P,
+"device": "cpu"|"cuda"}. A step ends with its loss on the host.
 """
 
 import gc
@@ -19,13 +20,13 @@ def make_model(shape, dropout, transformers):
     if shape["family"] == "bert":
         config = transformers.BertConfig(
             vocab_size=shape["vocabulary"], hidden_size=shape["hidden"], num_hidden_layers=shape["layers"],
-            num_attention_heads=shape["heads"], intermediate_size=shape["ffn"], max_position_embeddings=512,
+            num_attention_heads=shape["heads"], intermediate_size=shape["ffn"], max_position_embeddings=max(512, shape["T"]),
             hidden_dropout_prob=residual, attention_probs_dropout_prob=attention, attn_implementation="sdpa")
         return transformers.BertForMaskedLM(config)
     config = transformers.OPTConfig(
         vocab_size=shape["vocabulary"], hidden_size=shape["hidden"], num_hidden_layers=shape["layers"],
         num_attention_heads=shape["heads"], ffn_dim=shape["ffn"], word_embed_proj_dim=shape["hidden"],
-        max_position_embeddings=512, dropout=residual, attention_dropout=attention, use_cache=False,
+        max_position_embeddings=max(512, shape["T"]), dropout=residual, attention_dropout=attention, use_cache=False,
         attn_implementation="sdpa")
     return transformers.OPTForCausalLM(config)
 
@@ -34,7 +35,7 @@ def main():
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is not an answer
     setting = json.loads(sys.stdin.readline())
-    shape = setting["shape"]
+    shape, device = setting["shape"], setting["device"]
 
     import torch
     import transformers
@@ -50,9 +51,10 @@ def main():
         chosen = torch.rand(ids.shape) < setting["mlm_probability"]
         labels[~chosen] = -100
         ids = ids.masked_fill(chosen, 103)
+    ids, labels = ids.to(device), labels.to(device)
 
     def make(precision, compiled):
-        model = make_model(shape, setting["dropout"], transformers)
+        model = make_model(shape, setting["dropout"], transformers).to(device)
         if precision == "bf16":
             model = model.to(torch.bfloat16)
         model.train()
@@ -60,7 +62,7 @@ def main():
         return (torch.compile(model, dynamic=False) if compiled else model), optimizer, precision
 
     def step(model, optimizer, precision):
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "autocast"):
             loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -78,6 +80,8 @@ def main():
             elif "drop" in request:
                 del made[request["drop"]]
                 gc.collect()
+                if device == "cuda":
+                    torch.cuda.empty_cache()
                 answer = {}
             else:
                 times, loss = [], None

@@ -1,11 +1,10 @@
 """PyTorch's side: the process of pytorch_worker.py, and which variant of it is the fastest."""
 
 import dataclasses
-import json
 import pathlib
 import statistics
-import subprocess
 
+from .process import JsonProcess
 from .shapes import MLM_PROBABILITY
 
 WORKER = pathlib.Path(__file__).with_name("pytorch_worker.py")
@@ -13,38 +12,16 @@ WORKER = pathlib.Path(__file__).with_name("pytorch_worker.py")
 HOPELESS = 1.5
 
 
-class Worker:
+class Worker(JsonProcess):
     """A process with models of one shape, which computes only while asked to."""
 
-    def __init__(self, python, shape, threads, environment, log):
-        self._log = log
-        self._process = subprocess.Popen([python, WORKER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         stderr=log, text=True, bufsize=1)
+    def __init__(self, python, shape, threads, environment, log, device="cpu"):
+        super().__init__([python, WORKER], environment, log)
         self.versions = self.ask({"shape": dataclasses.asdict(shape), "dropout": shape.dropout, "threads": threads,
-                                  "mlm_probability": MLM_PROBABILITY})
-
-    def ask(self, request):
-        try:
-            print(json.dumps(request), file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # the process is gone: below is said why
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the PyTorch process ended while asked {request}; its output is in {self._log.name}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer
+                                  "mlm_probability": MLM_PROBABILITY, "device": device})
 
     def run(self, name, steps, seconds):
         return self.ask({"run": name, "steps": steps, "seconds": seconds})["seconds"]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._process.kill()
-        self._process.wait()
 
 
 def choose(worker, dtype, trial_steps, trial_seconds, say):

@@ -48,25 +48,31 @@ struct Run {
         model(make_model(config.model, model_options(config), *device)),
         optimizer(*device, *model, config.optimizer),
         device_batch(*device, config.model, config.training.micro_batch_size, config.data.sequence_length),
+        training_step(*device, *model, optimizer, device_batch),
         spikes(3.0, 8),
         batches(static_cast<std::size_t>(config.accumulation())),
+        following(batches.size()),
         loader(*sampler, *objective, config.training.micro_batch_size, config.data.sequence_length, config.model.vocab_size,
                0) {
     std::vector<float> weights(static_cast<std::size_t>(model->parameters().flat_size()));
     initialise(model->parameters(), 7, weights.data());
     device->copy_in(model->master().data, weights.data(), weights.size() * sizeof(float));
     model->round_to_storage();
+    for (Batch& batch : batches) loader.next(batch);
   }
 
   void step() {
-    for (Batch& batch : batches) loader.next(batch);
     for (const Batch& batch : batches) {
       const std::int64_t labels = count_labels(batch);
       fewest_labels = std::min(fewest_labels, labels);
       most_labels = std::max(most_labels, labels);
     }
     const double rate = learning_rate(config.schedule, config.optimizer.learning_rate, config.training.steps, updates);
-    const StepControl control = training_step(*model, optimizer, device_batch, batches, rate, updates, spikes.limits());
+    training_step.start(batches, rate, updates, spikes.limits());
+    for (Batch& batch : following) loader.next(batch);
+    device_batch.prepare(following.front());
+    const StepControl control = training_step.finish();
+    batches.swap(following);
     updates = control.updates;
     if (!control.skip) spikes.add(control.loss, control.gradient_norm);
   }
@@ -98,8 +104,9 @@ struct Run {
   const std::unique_ptr<Model> model;
   Optimizer optimizer;
   DeviceBatch device_batch;
+  TrainingStep training_step;
   SpikeWindow spikes;
-  std::vector<Batch> batches;
+  std::vector<Batch> batches, following;
   Loader loader;
   std::int64_t updates = 0, fewest_labels = 1 << 30, most_labels = 0;
   AllocationCount last_micro_step;

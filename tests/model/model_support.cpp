@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "model/head.h"
+
 namespace outeffhop::test {
 
 ModelConfig tiny_bert(const std::string& attn_softmax) {
@@ -98,8 +100,12 @@ DeviceBatch::DeviceBatch(Device& device, const HostBatch& batch) {
   view_.key_lengths = copy(device, batch.key_lengths);
   view_.sample_ids = copy(device, batch.sample_ids);
   view_.label_count = static_cast<std::int64_t>(batch.label_rows.size());
-  view_.label_rows = copy(device, batch.label_rows);
-  view_.label_ids = copy(device, batch.label_ids);
+  const auto padded = [](std::vector<std::int32_t> labels) {
+    labels.resize(static_cast<std::size_t>(Head::padded_rows(std::ssize(labels))), -1);
+    return labels;
+  };
+  view_.label_rows = copy(device, padded(batch.label_rows));
+  view_.label_ids = copy(device, padded(batch.label_ids));
 }
 
 std::vector<double> random_parameters(const ParameterTable& table, std::mt19937_64& rng) {

@@ -25,6 +25,7 @@ struct Setting {
   std::vector<std::int32_t> key_ranges;   ///< (B, Tq, 2); empty: every key
   double dropout = 0.0;
   double logit = 1.0;  ///< standard deviation of the logits
+  double beta = 1.0;   ///< of the scale, in 1 / sqrt(D)
   Layout layout = Layout::dense;
   bool shared_queries = false, shared_keys = false;  ///< batch stride 0
   bool accumulate = false;
@@ -33,17 +34,17 @@ struct Setting {
     std::string lengths;
     for (const std::int32_t length : key_lengths) lengths += fmt::format(" {}", length);
     return fmt::format(
-        "B {}, H {}, Tq {}, Tk {}, D {}, n {}, causal {} {:+}, key lengths{}, key ranges {}, dropout {}, logits {}, packed "
+        "B {}, H {}, Tq {}, Tk {}, D {}, n {}, causal {} {:+}, key lengths{}, key ranges {}, dropout {}, logits {}, beta "
         "{}, "
-        "shared q {} k {}, accumulate {}",
-        B, H, Tq, Tk, D, n, causal, causal_offset, lengths, packing, dropout, logit, layout == Layout::packed,
+        "packed {}, shared q {} k {}, accumulate {}",
+        B, H, Tq, Tk, D, n, causal, causal_offset, lengths, packing, dropout, logit, beta, layout == Layout::packed,
         shared_queries, shared_keys, accumulate);
   }
 
   AttentionProblem problem(const Operands& at) const {
     AttentionProblem p;
     p.B = B, p.H = H, p.Tq = Tq, p.Tk = Tk, p.D = D;
-    p.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(D)));
+    p.scale = static_cast<float>(beta / std::sqrt(static_cast<double>(D)));
     p.n = n;
     p.causal = causal;
     p.causal_offset = causal_offset;
@@ -95,7 +96,14 @@ AttentionForward forward_op(const Setting& s, const Operands& at) {
   return {s.problem(at), view(0), view(1), view(2), at.view("o", output_layout(s)), at["lse"]};
 }
 
-OpCase forward_case(const Setting& s) {
+/// As the attention that this program is built with can compute it: a vanilla-only build knows n = 0 alone.
+Setting served(Setting s) {
+  if (attention_build().vanilla_only) s.n = 0;
+  return s;
+}
+
+OpCase forward_case(const Setting& given) {
+  const Setting s = served(given);
   auto rng = generator(301);
   OpCase op_case;
   op_case.name = "attention forward, " + s.name();
@@ -186,7 +194,8 @@ double cancelling(const Setting& s, const OpCase& op_case) {
 }
 
 /// Forward, then backward from what it left.
-OpCase backward_case(const Setting& s) {
+OpCase backward_case(const Setting& given) {
+  const Setting s = served(given);
   auto rng = generator(302);
   OpCase op_case;
   op_case.name = "attention backward, " + s.name();
@@ -231,6 +240,11 @@ void check_both(const Setting& s) {
   check(backward_case(s));
 }
 
+void check_bf16(OpCase op_case) {
+  op_case.storages = {DType::bf16};
+  check(op_case);
+}
+
 /// Packs each row with the documents, sample b from number b on, so that the rows differ; the rest is padding.
 void pack(Setting& s, const std::vector<std::int64_t>& documents) {
   s.packing = "of documents";
@@ -261,7 +275,7 @@ Setting with(Setting s, const std::function<void(Setting&)>& change) {
 }  // namespace
 
 TEST_CASE("attention of ragged lengths, head sizes and constants") {
-  // Every length with every head size, the constants in turn.
+  // Every length with every head size, the constants in turn, and both layouts, of long sequences in turn.
   const float constants[] = {0.0f, 1.0f, 0.5f, 4.0f};
   int turn = 0;
   for (const std::int64_t T : {1, 7, 127, 200})
@@ -271,11 +285,11 @@ TEST_CASE("attention of ragged lengths, head sizes and constants") {
       s.H = T > 127 ? 1 : s.H;
       s.Tq = s.Tk = T;
       s.D = D;
-      s.n = constants[turn++ % 4];
-      check_both(s);
-      s.n = constants[turn++ % 4];
-      s.layout = Layout::packed;
-      check_both(s);
+      for (const Layout layout : {Layout::dense, Layout::packed}) {
+        s.n = constants[turn++ % 4];
+        s.layout = layout;
+        if (T < 100 || (D % 64 == 0) == (layout == Layout::dense)) check_both(s);
+      }
       ++turn;
     }
   check_both(with({}, [](Setting& s) { s.B = 1, s.H = 1, s.Tq = s.Tk = 200, s.D = 64; }));
@@ -297,13 +311,66 @@ TEST_CASE("attention at the edges of tiles, with the head sizes that tensor core
       s.causal = turn % 2 == 1;
       s.dropout = turn % 4 == 2 ? 0.1 : 0.0;
       ++turn;
-      const auto check_bf16 = [](OpCase op_case) {
-        op_case.storages = {DType::bf16};
-        check(op_case);
-      };
       check_bf16(forward_case(s));
       check_bf16(backward_case(s));
     }
+}
+
+// Up to 512 queries and keys the backward on CUDA is a kernel of its own, which has 32 keys a warp and 128 or 256 a block.
+TEST_CASE("attention backward of short sequences with heads of 64 channels") {
+  const auto check_backward = [](std::int64_t Tq, std::int64_t Tk, const std::function<void(Setting&)>& change) {
+    Setting s;
+    s.B = s.H = 1, s.Tq = Tq, s.Tk = Tk, s.D = 64;
+    change(s);
+    check_bf16(backward_case(s));
+  };
+  check_backward(128, 128, [](Setting& s) { s.layout = Layout::packed, s.dropout = 0.1; });
+  check_backward(512, 512, [](Setting& s) { s.layout = Layout::packed, s.causal = true, s.dropout = 0.1; });
+  check_backward(513, 513, [](Setting& s) { s.causal = true, s.n = 0; });  // one too many
+  check_backward(64, 512, [](Setting& s) { s.n = 4, s.dropout = 0.3; });
+  check_backward(200, 300, [](Setting& s) { s.causal = true, s.causal_offset = 100; });
+  check_backward(60, 60, [](Setting& s) { s.H = 2, s.causal = true, s.causal_offset = -3, s.n = 0; });
+  check_backward(512, 33, [](Setting& s) { s.n = 0.5f, s.key_lengths = {20}; });
+  check_backward(7, 270, [](Setting& s) { s.B = 3, s.n = 0, s.key_lengths = {0, 1, 260}; });
+  check_backward(140, 290, [](Setting& s) { s.B = 2, s.n = 0, s.logit = 70, s.key_lengths = {280, 17}; });
+  check_backward(100, 100, [](Setting& s) { s.n = 1e-30f, s.logit = 70, s.causal = true; });
+  check_backward(150, 300, [](Setting& s) { s.B = 2, s.dropout = 0.1, slide(s, 131); });
+  check_backward(150, 300, [](Setting& s) { s.n = 0, slide(s, 3); });
+  check_backward(330, 330, [](Setting& s) {
+    s.dropout = 0.2, s.causal = true, pack(s, {140, 1, 126, 20});
+  });  // a tail of padding
+}
+
+// A CUDA device keeps 129 to 512 keys of head size 64 or 32 in shared memory where there are heads enough, four on the
+// tests' executor; queries come in groups of 32, which four or eight warps take in turns.
+TEST_CASE("attention of many heads, with the numbers of keys that fit into shared memory") {
+  const auto check_forward = [](const std::function<void(Setting&)>& change) {
+    check_bf16(forward_case(with({}, [&](Setting& s) { s.H = 4, s.B = 1, s.D = 64, change(s); })));
+  };
+  check_forward([](Setting& s) { s.Tq = s.Tk = 129, s.layout = Layout::packed, s.causal = true, s.dropout = 0.1; });
+  check_forward([](Setting& s) { s.Tq = 300, s.Tk = 200, s.n = 0, s.causal = true, s.causal_offset = -70; });
+  check_forward([](Setting& s) { s.B = 4, s.H = 1, s.Tq = s.Tk = 200, s.key_lengths = {200, 0, 1, 130}, s.logit = 70; });
+  check_forward([](Setting& s) { s.Tq = 7, s.Tk = 512, s.n = 4, s.dropout = 0.3; });
+  check_forward([](Setting& s) { s.Tq = 290, s.Tk = 400, s.causal = true, s.causal_offset = 110, s.dropout = 0.1; });
+  check_forward([](Setting& s) { s.Tq = s.Tk = 161, s.D = 32, s.n = 0, pack(s, {48, 1, 47, 32, 1, 1, 17}); });
+  check_forward([](Setting& s) { s.Tq = 60, s.Tk = 450, s.n = 0, slide(s, 80); });
+}
+
+TEST_CASE("attention of a sequence beyond 512") {
+  for (const bool causal : {false, true}) {
+    const Setting s = with({}, [&](Setting& x) {
+      x.B = x.H = 1, x.Tq = x.Tk = 513, x.D = 64, x.causal = causal, x.layout = Layout::packed,
+      x.dropout = causal ? 0.1 : 0.0;
+    });
+    check_bf16(forward_case(s));
+  }
+}
+
+TEST_CASE("attention scaled by nothing, and by a negative number") {
+  for (const double beta : {0.0, -1.0, -70.0}) {
+    check_both(with({}, [&](Setting& s) { s.B = 3, s.H = 1, s.Tq = s.Tk = 40, s.beta = beta, s.key_lengths = {40, 9, 0}; }));
+    check_both(with({}, [&](Setting& s) { s.B = 1, s.Tq = s.Tk = 70, s.beta = beta, s.n = 0, s.causal = true; }));
+  }
 }
 
 TEST_CASE("attention of queries and keys of different lengths") {
@@ -346,7 +413,7 @@ TEST_CASE("attention of logits of two hundred neither overflows nor loses its gr
     check_both(with({}, [&](Setting& s) { s.Tq = s.Tk = 40, s.n = n, s.logit = 70; }));
     check_both(with({}, [&](Setting& s) { s.B = 1, s.Tq = s.Tk = 140, s.n = n, s.logit = 70, s.causal = true; }));
     check_both(with({}, [&](Setting& s) {
-      s.B = 3, s.Tq = s.Tk = 200, s.n = n, s.logit = 70, s.key_lengths = {200, 0, 1};
+      s.B = 3, s.H = 1, s.Tq = s.Tk = 140, s.n = n, s.logit = 70, s.key_lengths = {140, 0, 1};
     }));
   }
 }
@@ -354,7 +421,7 @@ TEST_CASE("attention of logits of two hundred neither overflows nor loses its gr
 TEST_CASE("attention of packed documents") {
   // Documents of single tokens, ones that end on the borders of blocks of 48 queries and 128 keys, beside and across them.
   const std::vector<std::int64_t> small = {1, 1, 3, 2}, middle = {48, 1, 47, 32, 1, 1, 17}, large = {5, 123, 128, 49, 1, 30};
-  for (const float n : {0.0f, 1.0f, 4.0f})
+  for (const float n : {0.0f, 1.0f})
     for (const bool causal : {false, true}) {
       const auto packed = [&](std::int64_t B, std::int64_t T, std::int64_t D, const std::vector<std::int64_t>& documents,
                               double dropout) {
@@ -374,20 +441,23 @@ TEST_CASE("attention of packed documents") {
 }
 
 TEST_CASE("attention of key ranges with key lengths, causal offsets, shared tensors and large logits") {
-  for (const float n : {0.0f, 1.0f}) {
-    const Setting base = with({}, [&](Setting& s) { s.B = 3, s.Tq = s.Tk = 150, s.H = 1, s.n = n, s.dropout = 0.1; });
-    const std::vector<std::int64_t> documents = {20, 100, 25};
-    check_both(with(base, [&](Setting& s) { pack(s, documents), s.key_lengths = {130, 20, 0}; }));
-    check_both(with(base, [&](Setting& s) { pack(s, documents), s.causal = true, s.causal_offset = -3; }));
-    check_both(with(base, [&](Setting& s) { pack(s, documents), s.causal = true, s.causal_offset = 5; }));
-    check_both(with(base, [&](Setting& s) { pack(s, documents), s.shared_queries = true; }));
-    check_both(with(base, [&](Setting& s) { pack(s, documents), s.shared_keys = true, s.accumulate = true; }));
-    check_both(with(base, [&](Setting& s) { pack(s, documents), s.logit = 70; }));
-    // Ranges need not be documents: windows of keys that move along, other lengths of queries and keys.
-    check_both(with(base, [&](Setting& s) { slide(s, 40); }));
-    check_both(with(base, [&](Setting& s) { s.Tk = 300, slide(s, 131); }));
-    check_both(with(base, [&](Setting& s) { s.Tq = 60, s.Tk = 20, slide(s, 3); }));
-  }
+  const std::vector<std::int64_t> documents = {20, 100, 25};
+  int turn = 0;
+  const auto check_next = [&](const std::function<void(Setting&)>& change) {
+    check_both(with({}, [&](Setting& s) {
+      s.B = 3, s.Tq = s.Tk = 150, s.H = 1, s.n = static_cast<float>(turn++ % 2), s.dropout = 0.1, change(s);
+    }));
+  };
+  check_next([&](Setting& s) { pack(s, documents), s.key_lengths = {130, 20, 0}; });
+  check_next([&](Setting& s) { pack(s, documents), s.causal = true, s.causal_offset = -3; });
+  check_next([&](Setting& s) { pack(s, documents), s.causal = true, s.causal_offset = 5; });
+  check_next([&](Setting& s) { pack(s, documents), s.shared_queries = true; });
+  check_next([&](Setting& s) { pack(s, documents), s.shared_keys = true, s.accumulate = true; });
+  check_next([&](Setting& s) { pack(s, documents), s.logit = 70; });
+  // Ranges need not be documents: windows of keys that move along, other lengths of queries and keys.
+  check_next([&](Setting& s) { slide(s, 40); });
+  check_next([&](Setting& s) { s.Tk = 300, slide(s, 131); });
+  check_next([&](Setting& s) { s.Tq = 60, s.Tk = 20, slide(s, 3); });
 }
 
 TEST_CASE("attention with dropout") {
@@ -457,15 +527,24 @@ TEST_CASE("attention gradients accumulate") {
   check(backward_case(with({}, [](Setting& s) { s.accumulate = true; })));
   check(backward_case(with({}, [](Setting& s) { s.accumulate = true, s.layout = Layout::packed, s.Tq = s.Tk = 60; })));
   check(backward_case(with({}, [](Setting& s) { s.accumulate = true, s.key_lengths = {0, 3}, s.D = 20; })));
+  // Heads of 64 channels and more, with a block of rows and some over.
+  for (const std::int64_t D : {64, 128}) {
+    OpCase op_case = backward_case(with({}, [D](Setting& s) {
+      s.accumulate = true, s.B = 2, s.H = 1, s.Tq = 70, s.Tk = 140, s.D = D, s.dropout = 0.1, s.key_lengths = {131, 33};
+      s.causal = true, s.causal_offset = 66, s.shared_keys = D == 128;
+    }));
+    op_case.storages = {DType::bf16};
+    check(op_case);
+  }
 }
 
 TEST_CASE("a row of attention without a visible key is 0 and has no gradient") {
   for (const float n : {0.0f, 1.0f, 4.0f}) {
     for (const std::int64_t causal_offset : {-4, 0}) {
       // Sample 0 sees no key; of sample 1 the first -causal_offset queries see none.
-      Setting s = with({}, [&](Setting& x) {
+      const Setting s = served(with({}, [&](Setting& x) {
         x.key_lengths = {0, 6}, x.n = n, x.causal = true, x.causal_offset = causal_offset, x.dropout = 0.2;
-      });
+      }));
       check(backward_case(s));
       OpCase op_case = forward_case(s);
       op_case.also = [s](const Results& results) {

@@ -18,29 +18,38 @@ const std::vector<Shape> kShapes = {{1, 1, 1},    {1, 7, 200},    {7, 1, 127},  
 const std::vector<Activation> kActivations = {Activation::none, Activation::gelu_erf, Activation::gelu_tanh,
                                               Activation::relu};
 
+/// A matrix whose rows begin every `stride` elements, the last of which ends the tensor.
+HeadLayout rows_apart(std::int64_t rows, std::int64_t columns, std::int64_t stride) {
+  return {1, rows, 1, columns, 0, stride};
+}
+
 struct Forward {
   Activation activation = Activation::none;
   bool bias = true, pre = false, fp32_out = false, max_abs = false;
+  std::int64_t gap = 0;  ///< elements between rows of out
 };
 
 OpCase forward_case(const Shape& shape, const Forward& f) {
   auto rng = generator(71);
   OpCase op_case;
-  op_case.name =
-      fmt::format("linear forward, rows {}, in {}, out {}, activation {}, bias {}, pre {}, fp32 out {}, max_abs {}",
-                  shape.rows, shape.in, shape.out, static_cast<int>(f.activation), f.bias, f.pre, f.fp32_out, f.max_abs);
+  op_case.name = fmt::format(
+      "linear forward, rows {}, in {}, out {}, activation {}, bias {}, pre {}, fp32 out {}, max_abs {}, gap {}", shape.rows,
+      shape.in, shape.out, static_cast<int>(f.activation), f.bias, f.pre, f.fp32_out, f.max_abs, f.gap);
+  const HeadLayout out = rows_apart(shape.rows, shape.out, shape.out + f.gap);
   op_case.input("x", normal_values(rng, shape.rows * shape.in));
   op_case.input("weight", normal_values(rng, shape.out * shape.in, 1.5 / std::sqrt(static_cast<double>(shape.in))));
   op_case.input("bias", normal_values(rng, shape.out));
   if (f.pre) op_case.output("pre", shape.rows * shape.out);
-  op_case.output("out", shape.rows * shape.out, f.fp32_out ? Precision::statistic : Precision::storage);
+  op_case.output("out", out.extent(), f.fp32_out ? Precision::statistic : Precision::storage).region("rows", out);
+  if (f.pre) op_case.output("out_again", shape.rows * shape.out);
   if (f.max_abs) op_case.output("max_abs", 1, Precision::fp32).not_judged();
-  if (f.max_abs)
-    op_case.also = [](const Results& results) {
-      double largest = 0;
-      for (const double value : results["out"].values) largest = std::max(largest, std::fabs(value));
-      CHECK(results["max_abs"].values[0] == largest);  // of what is stored, so exactly
-    };
+  op_case.also = [=](const Results& results) {
+    if (f.pre) CHECK(results["out_again"].bytes == results["out"].bytes);
+    if (!f.max_abs) return;
+    double largest = 0;
+    for (const double value : results["out"].values) largest = std::max(largest, std::fabs(value));
+    CHECK(results["max_abs"].values[0] == largest);  // of what is stored, so exactly
+  };
   op_case.call = [=](Device& device, const Operands& at) {
     LinearForward op;
     op.rows = shape.rows;
@@ -52,22 +61,31 @@ OpCase forward_case(const Shape& shape, const Forward& f) {
     op.activation = f.activation;
     if (f.pre) op.pre = at["pre"];
     op.out = at["out"];
+    if (f.gap) op.out_stride = out.row_stride;
     if (f.max_abs) op.max_abs = at.float_pointer("max_abs");
     device.run(op);
+    if (f.pre) device.run(ActivationForward{shape.rows * shape.out, f.activation, at["pre"], at["out_again"]});
   };
   return op_case;
 }
 
 struct Backward {
   bool d_x = true, d_weight = true, d_bias = true, accumulate_d_x = false;
+  std::int64_t gap = 0;  ///< elements between rows of d_out, which are NaN
 };
 
 OpCase backward_case(const Shape& shape, const Backward& b) {
   auto rng = generator(81);
   OpCase op_case;
-  op_case.name = fmt::format("linear backward, rows {}, in {}, out {}, d_x {}, d_weight {}, d_bias {}, accumulate {}",
-                             shape.rows, shape.in, shape.out, b.d_x, b.d_weight, b.d_bias, b.accumulate_d_x);
-  op_case.input("d_out", normal_values(rng, shape.rows * shape.out));
+  op_case.name =
+      fmt::format("linear backward, rows {}, in {}, out {}, d_x {}, d_weight {}, d_bias {}, accumulate {}, gap {}",
+                  shape.rows, shape.in, shape.out, b.d_x, b.d_weight, b.d_bias, b.accumulate_d_x, b.gap);
+  const HeadLayout d_out = rows_apart(shape.rows, shape.out, shape.out + b.gap);
+  auto d_out_values = normal_values(rng, d_out.extent());
+  const std::vector<bool> given = d_out.elements(d_out.extent());
+  for (std::size_t i = 0; i < given.size(); ++i)
+    if (!given[i]) d_out_values[i] = std::nan("");
+  op_case.input("d_out", d_out_values);
   op_case.input("x", normal_values(rng, shape.rows * shape.in));
   op_case.input("weight", normal_values(rng, shape.out * shape.in, 1 / std::sqrt(static_cast<double>(shape.out))));
   if (b.d_x && b.accumulate_d_x) op_case.update("d_x", normal_values(rng, shape.rows * shape.in));
@@ -80,6 +98,7 @@ OpCase backward_case(const Shape& shape, const Backward& b) {
     op.in = shape.in;
     op.out_features = shape.out;
     op.d_out = at["d_out"];
+    if (b.gap) op.d_out_stride = d_out.row_stride;
     op.x = at["x"];
     op.weight = at["weight"];
     if (b.d_x) op.d_x = at["d_x"];
@@ -124,6 +143,48 @@ TEST_CASE("linear backward") {
     check(backward_case(shape, {.d_x = false, .d_bias = false}));
     check(backward_case(shape, {.d_x = false, .d_weight = false}));
     check(backward_case(shape, {.d_x = false}));
+  }
+}
+
+// What lies between rows stays as it is, and does not count. Gaps of 8 - out % 8 align all rows, as a vocabulary's logits
+// are.
+TEST_CASE("linear with rows of its result apart") {
+  for (const Shape& shape : kShapes)
+    for (const std::int64_t gap : {std::int64_t{1}, 8 - shape.out % 8, std::int64_t{64}}) {
+      check(forward_case(shape, {.gap = gap}));
+      check(forward_case(shape, {.bias = false, .fp32_out = true, .gap = gap}));
+      check(forward_case(shape, {.fp32_out = true, .gap = gap}));
+      check(backward_case(shape, {.gap = gap}));
+      check(backward_case(shape, {.accumulate_d_x = true, .gap = gap}));
+    }
+  check(backward_case({3, 5, 8192 + 7}, {.gap = 57}));
+}
+
+TEST_CASE("linear refuses rows that overlap, and rows apart with what goes with a product") {
+  for (DeviceUnderTest& under_test : devices_under_test()) {
+    Buffer memory(*under_test.device, 64);
+    const Tensor tensor{memory.data(), DType::f32};
+    LinearForward op;
+    op.rows = op.in = 1;
+    op.out_features = 2;
+    op.x = Operand(tensor);
+    op.weight = Operand(tensor.at(2));
+    op.out = tensor.at(4);
+    op.out_stride = 3;
+    CHECK_NOTHROW(under_test.device->run(op));
+    for (const int which : {0, 1, 2, 3}) {
+      LinearForward refused = op;
+      if (which == 0) refused.out_stride = 1;
+      if (which == 1) refused.activation = Activation::relu;
+      if (which == 2) refused.pre = tensor.at(8);
+      if (which == 3) refused.max_abs = static_cast<float*>(tensor.at(12).data);
+      CHECK_THROWS_AS(under_test.device->run(refused), Error);
+    }
+    LinearBackward backward;
+    backward.rows = backward.in = 1;
+    backward.out_features = 2;
+    backward.d_out_stride = 1;
+    CHECK_THROWS_AS(under_test.device->run(backward), Error);
   }
 }
 

@@ -39,7 +39,7 @@ def found(*names, machine_code=True, **changes):
     kernels = [measured(machine_code)[name] for name in names]
     budget = {"kernels": {"faulty.cu": {name: row(**changes) for name in names}}}
     check_kernels.apply_launch(kernels, budget)
-    return check_kernels.faults(kernels, budget)
+    return check_kernels.faults(kernels, budget) + check_kernels.excesses(kernels, budget)
 
 
 class Parsing(unittest.TestCase):
@@ -152,6 +152,16 @@ class Faults(unittest.TestCase):
         self.expect(found(SOUND, threads=0), "no threads a block")
         self.expect(found(SOUND, threads=2000), "no threads a block")
 
+    def test_another_compiler_may_take_more_but_not_break_a_rule(self):
+        kernels = [measured()[name] for name in (SOUND, "spilling_kernel")]
+        budget = {"nvcc": "13.0", "kernels": {"faulty.cu": {"vector_kernel": row(max_registers=8), "spilling_kernel": row()}}}
+        check_kernels.apply_launch(kernels, budget)
+        wrong, notes = check_kernels.judge(kernels, budget, "13.0")
+        self.assertEqual((len(wrong), notes), (2, []))
+        wrong, notes = check_kernels.judge(kernels, budget, "12.8")
+        self.expect(wrong, "spills")
+        self.expect(notes, "14 registers", "nvcc 13.0; this is 12.8")
+
     def test_a_kernel_without_a_row_and_a_row_without_a_kernel(self):
         kernels = [measured()[SOUND]]
         self.expect(check_kernels.faults(kernels, {"kernels": {}}), SOUND, "is not in scripts/kernel_budget.json")
@@ -169,7 +179,7 @@ class Faults(unittest.TestCase):
                      {"vector_kernel<*>": tight, "vector_kernel<4>": sound}):
             budget = {"kernels": {"faulty.cu": rows}}
             check_kernels.apply_launch(kernels, budget)
-            self.assertEqual(check_kernels.faults(kernels, budget), [])
+            self.assertEqual(check_kernels.excesses(kernels, budget), [])
         budget = {"kernels": {"faulty.cu": {"vector_kernel<4>": sound, "vector_kernel<5*": sound}}}
         self.expect(check_kernels.faults(kernels, budget), "vector_kernel<5*", "no such kernel")
 
@@ -184,7 +194,8 @@ class Files(unittest.TestCase):
         updated = check_kernels.updated_budget(budget, sound)
         self.assertEqual(updated, {"kernels": {"faulty.cu": {"vector_kernel": {
             "threads": 128, "sass": ["load_128"], "max_registers": 16, "min_occupancy": 1.0}}}})
-        self.assertEqual(check_kernels.faults(sound, updated), [])
+        self.assertEqual(check_kernels.faults(sound, updated) + check_kernels.excesses(sound, updated), [])
+        updated["nvcc"] = "13.0"
         self.assertEqual(json.loads(check_kernels.budget_text(updated)), updated)
         fresh = check_kernels.updated_budget({"kernels": {}}, sound)
         check_kernels.apply_launch(sound, fresh)

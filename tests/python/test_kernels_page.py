@@ -37,7 +37,7 @@ def value(formula, letters):
 class KernelsPage(unittest.TestCase):
     def test_every_kernel_has_its_section(self):
         for file in sorted((ROOT / "kernels/cuda").glob("*.cu")):
-            kernels = re.findall(r"__global__\s+(?:void\s+)?(?:__launch_bounds__\([^)]*\)\s+)?(?:void\s+)?(\w+)\s*\(",
+            kernels = re.findall(r"__global__\s+(?:void\s+)?(?:__launch_bounds__\((?:[^()]|\(\))*\)\s+)?(?:void\s+)?(\w+)\s*\(",
                                  file.read_text())
             with self.subTest(file.name):
                 self.assertEqual(len(kernels), file.read_text().count("__global__"))

@@ -8,8 +8,10 @@
 #include <cublasLt.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "tests/simt/cublaslt_product.h"
@@ -39,10 +41,14 @@ namespace outeffhop::simt {
 namespace {
 
 constexpr std::uintptr_t kBiasAlignment = 16, kAuxAlignment = 16, kWorkspaceAlignment = 16;
+constexpr std::uint8_t kMostAlgorithms = 16;
 constexpr std::int64_t kAuxElements = 8;  // a leading dimension of aux is a multiple of this
 
 CublasLtCounts counts;
 std::uint32_t refused_epilogues = 0;
+cublasStatus_t refusal = CUBLAS_STATUS_NOT_SUPPORTED;
+std::vector<double> offered = {1.0};
+std::size_t version = 130000;
 
 struct Problem {
   cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
@@ -85,7 +91,7 @@ Problem problem_of(cublasLtMatmulDesc_t description, cublasLtMatrixLayout_t a, c
     return {CUBLAS_STATUS_NOT_SUPPORTED};
   if (epilogue & kAux && (description->aux_leading_dimension < m || description->aux_leading_dimension % kAuxElements != 0))
     return {CUBLAS_STATUS_INVALID_VALUE};
-  if (epilogue & refused_epilogues) return {CUBLAS_STATUS_NOT_SUPPORTED};
+  if (epilogue & refused_epilogues) return {refusal};
   Problem problem;
   Algorithm& algorithm = problem.algorithm;
   algorithm.m = m;
@@ -155,7 +161,12 @@ cublasStatus_t destroy(T* object) {
 }  // namespace
 
 const CublasLtCounts& cublaslt_counts() { return counts; }
-void cublaslt_refuse_epilogues(std::uint32_t bits) { refused_epilogues = bits; }
+void cublaslt_refuse_epilogues(std::uint32_t bits, cublasStatus_t status) {
+  refused_epilogues = bits;
+  refusal = status;
+}
+void cublaslt_offer(std::vector<double> milliseconds) { offered = std::move(milliseconds); }
+void cublaslt_set_version(std::size_t given) { version = given; }
 
 }  // namespace outeffhop::simt
 
@@ -175,7 +186,7 @@ const char* cublasLtGetStatusString(cublasStatus_t status) {
       return "unknown status";
   }
 }
-std::size_t cublasLtGetVersion() { return 130000; }
+std::size_t cublasLtGetVersion() { return version; }
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) { return create(handle); }
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) { return destroy(handle); }
@@ -254,10 +265,27 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
   if (algorithm.k >= kSplitFrom && preference->reductions & CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE &&
       split_bytes <= static_cast<std::int64_t>(preference->workspace_bytes))
     algorithm.workspace_bytes = split_bytes;
-  results[0] = {};
-  std::memcpy(&results[0].algo, &algorithm, sizeof algorithm);
-  results[0].workspaceSize = static_cast<std::size_t>(algorithm.workspace_bytes);
-  *returned = 1;
+  for (; *returned < std::min(requested, static_cast<int>(offered.size())); ++*returned) {
+    algorithm.variant = static_cast<std::uint8_t>(*returned);
+    results[*returned] = {};
+    std::memcpy(&results[*returned].algo, &algorithm, sizeof algorithm);
+    results[*returned].workspaceSize = static_cast<std::size_t>(algorithm.workspace_bytes);
+  }
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t description, cublasLtMatrixLayout_t a,
+                                       cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t* algorithm, cublasLtMatmulHeuristicResult_t* result) {
+  if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
+  if (!algorithm || !result) return CUBLAS_STATUS_INVALID_VALUE;
+  const Problem problem = problem_of(description, a, b, c, d);
+  if (problem.status != CUBLAS_STATUS_SUCCESS) return problem.status;
+  Algorithm given;
+  std::memcpy(&given, algorithm, sizeof given);
+  if (!given.same_problem(problem.algorithm) || given.variant >= kMostAlgorithms) return CUBLAS_STATUS_INVALID_VALUE;
+  *result = {};
+  result->workspaceSize = static_cast<std::size_t>(given.workspace_bytes);
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -273,6 +301,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   ProductWork work{};
   std::memcpy(&work.algorithm, algorithm, sizeof work.algorithm);
   if (!work.algorithm.same_problem(problem.algorithm)) return CUBLAS_STATUS_INVALID_VALUE;
+  work.milliseconds = work.algorithm.variant < offered.size() ? offered[work.algorithm.variant] : offered[0];
+  if (work.milliseconds < 0) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (work.algorithm.workspace_bytes > static_cast<std::int64_t>(workspace_bytes)) return CUBLAS_STATUS_INVALID_VALUE;
   const bool biased = work.algorithm.epilogue & kBias, auxiliary = work.algorithm.epilogue & kAux;
   if ((biased && !description->bias) || (auxiliary && !description->aux)) return CUBLAS_STATUS_INVALID_VALUE;
@@ -338,6 +368,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   });
   if (submitted != cudaSuccess) return CUBLAS_STATUS_EXECUTION_FAILED;
   ++counts.products;
+  // Rows, columns and summands of the row-major product that this is to its caller.
+  note_launched(fmt::format("product {} x {} x {}", work.algorithm.n, work.algorithm.m, work.algorithm.k));
   counts.epilogue = work.algorithm.epilogue;
+  counts.algorithm = work.algorithm.variant;
   return CUBLAS_STATUS_SUCCESS;
 }

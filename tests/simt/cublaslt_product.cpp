@@ -10,7 +10,7 @@
 namespace outeffhop::simt {
 namespace {
 
-constexpr std::int64_t kParts = 4;             // of a sum that is split
+constexpr std::int64_t kParts = 4;             // of a sum that is split, and rounded for it
 constexpr std::int64_t kWide = 8, kHigh = 4;   // a tile of the result that stays in registers
 constexpr std::int64_t kWorthATeam = 1 << 18;  // multiplications
 
@@ -56,6 +56,7 @@ std::vector<float> packed(const Algorithm& algorithm, const void* data, std::int
 
 void ProductWork::operator()() const {
   const auto [m, n, k, workspace_bytes] = std::tuple(algorithm.m, algorithm.n, algorithm.k, algorithm.workspace_bytes);
+  spend(milliseconds);
   if (workspace_bytes) std::memset(workspace, 0xa5, static_cast<std::size_t>(workspace_bytes));
   const std::int64_t ld_a = algorithm.leading_dimensions[0], ld_b = algorithm.leading_dimensions[1];
   const bool ta = algorithm.transposes & 2, tb = algorithm.transposes & 1;
@@ -63,7 +64,8 @@ void ProductWork::operator()() const {
   const std::vector<float> right = packed(algorithm, b, n, k, kHigh, tb ? 1 : ld_b, tb ? ld_b : 1);  // (k, n)
   const auto type = static_cast<cudaDataType>(algorithm.result_type);
   constexpr std::uint32_t kRounding = CUBLASLT_REDUCTION_SCHEME_INPLACE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
-  const std::int64_t parts = k >= kSplitFrom && algorithm.reductions & kRounding ? kParts : 1;
+  const bool rounding = algorithm.reductions & kRounding;
+  const std::int64_t parts = k < kSplitFrom ? 1 : rounding ? kParts : 1 + algorithm.variant;
   const std::int64_t left_stride = padded(m, kWide), right_stride = padded(n, kHigh);
 #pragma omp parallel for schedule(static) if (m * n * k > kWorthATeam)
   for (std::int64_t j = 0; j < n; j += kHigh) {
@@ -78,7 +80,8 @@ void ProductWork::operator()() const {
             for (int w = 0; w < kWide; ++w) sum[h][w] += x[w] * y[h];
         }
         for (int h = 0; h < kHigh; ++h)
-          for (int w = 0; w < kWide; ++w) total[h][w] = parts == 1 ? sum[h][w] : rounded(type, total[h][w] + sum[h][w]);
+          for (int w = 0; w < kWide; ++w)
+            total[h][w] = rounding && parts > 1 ? rounded(type, total[h][w] + sum[h][w]) : total[h][w] + sum[h][w];
       }
       for (std::int64_t h = 0; h < std::min(kHigh, n - j); ++h)
         for (std::int64_t w = 0; w < std::min(kWide, m - i); ++w) finish(i + w, j + h, total[h][w]);
@@ -92,7 +95,7 @@ void ProductWork::finish(std::int64_t row, std::int64_t column, float sum) const
   if (beta != 0) value += beta * read(c, type, row + column * c_leading_dimension);
   if (algorithm.epilogue & kBias) value += read(bias, type, row);
   if (algorithm.epilogue & kAux) write(aux, type, row + column * aux_leading_dimension, value);
-  if (algorithm.epilogue & kRelu) value = value <= 0 ? 0 : value;
+  if (algorithm.epilogue & kRelu) value = std::fmax(value, 0.0f);  // NaN becomes 0
   if (algorithm.epilogue & kGelu) value = gelu_tanh(value);
   write(d, type, row + column * std::int64_t{algorithm.leading_dimensions[2]}, value);
 }

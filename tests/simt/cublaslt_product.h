@@ -22,6 +22,7 @@ struct Algorithm {
   std::uint32_t reductions;
   std::uint8_t alignment_bits[6];  // of A, B, C, D, bias, aux: the logarithm
   std::uint8_t operand_type, result_type, transposes, compute;
+  std::uint8_t variant;  // which of several algorithms: how many parts a long sum is made in, less one
   std::uint32_t epilogue;
 
   bool same_problem(const Algorithm& other) const {
@@ -38,6 +39,7 @@ struct ProductWork {
   const void *a, *b, *c, *bias;
   void *d, *aux, *workspace;
   float alpha, beta;
+  double milliseconds;  ///< that it takes
   std::int64_t c_leading_dimension, aux_leading_dimension;
 
   void operator()() const;

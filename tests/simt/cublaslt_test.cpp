@@ -292,6 +292,32 @@ TEST_CASE("cuBLASLt stand-in: an algorithm serves the product it was found for")
   CHECK(filled.run(&for_other.found) == CUBLAS_STATUS_INVALID_VALUE);
 }
 
+TEST_CASE("cuBLASLt stand-in: an algorithm of another process is checked before it is used") {
+  Filled filled{Call{}};
+  REQUIRE(filled.run() == CUBLAS_STATUS_SUCCESS);
+  cublasLtHandle_t handle;
+  cublasLtMatmulDesc_t description;
+  cublasLtMatrixLayout_t a, b, d;
+  cublasLtCreate(&handle);
+  cublasLtMatmulDescCreate(&description, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+  cublasLtMatrixLayoutCreate(&a, CUDA_R_32F, 5, 7, 5);
+  cublasLtMatrixLayoutCreate(&b, CUDA_R_32F, 7, 3, 7);
+  cublasLtMatrixLayoutCreate(&d, CUDA_R_32F, 5, 3, 5);
+  cublasLtMatmulHeuristicResult_t result;
+  const auto check = [&](const cublasLtMatmulAlgo_t& algorithm) {
+    return cublasLtMatmulAlgoCheck(handle, description, a, b, d, d, &algorithm, &result);
+  };
+  CHECK(check(filled.found.algo) == CUBLAS_STATUS_SUCCESS);
+  CHECK(result.workspaceSize == filled.found.workspaceSize);
+  CHECK(check({}) == CUBLAS_STATUS_INVALID_VALUE);
+  const std::uint32_t epilogue = CUBLASLT_EPILOGUE_RELU;
+  cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
+  CHECK(check(filled.found.algo) == CUBLAS_STATUS_INVALID_VALUE);
+  for (cublasLtMatrixLayout_t layout : {a, b, d}) cublasLtMatrixLayoutDestroy(layout);
+  cublasLtMatmulDescDestroy(description);
+  cublasLtDestroy(handle);
+}
+
 TEST_CASE("cuBLASLt stand-in: the workspace") {
   Call call;
   call.k = 100;

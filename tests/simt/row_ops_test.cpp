@@ -71,7 +71,7 @@ TEST_CASE("copies of rows and casts on CUDA refuse what they do not take, in a s
   OneRow row;
   const std::int32_t* index = nullptr;
   const ConstTensor rounded{row.data.data(), DType::bf16}, exact{row.data.data(), DType::f64};
-  CHECK_THROWS_WITH(row.device->run(GatherRows{1, 1, 4, index, rounded, row.tensor}),
+  CHECK_THROWS_WITH(row.device->run(GatherRows{1, 4, index, rounded, row.tensor}),
                     "gathering rows on CUDA needs x in fp32, but it is bf16");
   CHECK_THROWS_WITH(row.device->run(ScatterRows{1, 1, 4, index, rounded, row.tensor}),
                     "scattering rows on CUDA needs d_out in fp32, but it is bf16");
@@ -87,7 +87,7 @@ TEST_CASE("layer norm, gathering, scattering and casts of nothing write nothing"
   LayerNormBackward backward = row.backward();
   backward.T = 0;
   CHECK_NOTHROW(row.device->run(backward));
-  CHECK_NOTHROW(row.device->run(GatherRows{0, 0, kChannels, nullptr, row.tensor, row.tensor}));
+  CHECK_NOTHROW(row.device->run(GatherRows{0, kChannels, nullptr, row.tensor, row.tensor}));
   CHECK_NOTHROW(row.device->run(ScatterRows{0, 0, kChannels, nullptr, row.tensor, row.tensor}));
   CHECK_NOTHROW(row.device->run(Cast{0, row.tensor, {row.data.data(), DType::bf16}}));
   CHECK_NOTHROW(row.device->run(Cast{0, row.tensor, row.tensor}));

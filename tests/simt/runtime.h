@@ -212,6 +212,13 @@ class MemoryUse {
 cudaError_t launch_kernel(const void* kernel, const Launch& launch, cudaStream_t stream, std::vector<MemoryUse> arguments,
                           std::function<void()> body);
 
+/// Called by work as it runs: it takes so long, by the clock of events. That clock has no part of real time: work that says
+/// nothing takes a microsecond.
+void spend(double milliseconds);
+
+/// Adds a name to what take_launched() returns.
+void note_launched(std::string name);
+
 // For tests.
 
 /// What runs where a call waits: only what it waits for (at start), or everything else first.
@@ -222,8 +229,15 @@ void set_stream_order(StreamOrder order);
 void set_driver(bool installed);
 void set_devices(int count, std::size_t bytes_each);
 
-/// Names of the kernels launched since the last call, in order (the latest few thousand): which of several serves an op.
+/// Names of the kernels launched since the last call, in order (the latest few thousand): which of several serves an op. A
+/// product of cuBLASLt is among them as "product M x N x K".
 std::vector<std::string> take_launched();
+
+/// Graphs that were captured, and replays that were asked for, since the last call.
+struct GraphCounts {
+  int captured = 0, launched = 0;
+};
+GraphCounts take_graph_counts();
 
 /// Everything that is allocated or made and not yet freed or destroyed, in words; what of it a device reset would lose.
 std::vector<std::string> live_objects();

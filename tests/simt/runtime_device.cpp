@@ -109,6 +109,12 @@ std::vector<std::string> live_objects() {
 
 std::vector<std::string> take_launched() { return std::exchange(runtime().launched, {}); }
 
+void note_launched(std::string name) {
+  const std::lock_guard lock(runtime().mutex);
+  if (runtime().launched.size() >= kMostLaunchedKept) runtime().launched.clear();
+  runtime().launched.push_back(std::move(name));
+}
+
 cudaError_t launch_kernel(const void* kernel, const Launch& launch, cudaStream_t stream, std::vector<MemoryUse> arguments,
                           std::function<void()> body) {
   return api([&] {
@@ -122,8 +128,7 @@ cudaError_t launch_kernel(const void* kernel, const Launch& launch, cudaStream_t
     const std::size_t allowed =
         std::max(kSharedWithoutAsking, asked == runtime().opted_in.end() ? std::size_t{0} : asked->second);
     if (launch.shared_bytes > allowed) return cudaErrorInvalidValue;
-    if (runtime().launched.size() >= kMostLaunchedKept) runtime().launched.clear();
-    runtime().launched.push_back(launch.kernel);
+    note_launched(launch.kernel);
     return enqueue(*find_stream(stream), [=](Nodes after) {
       return make_node(
           [=] {

@@ -72,6 +72,11 @@ cudaError_t refuse_unsafe() {
   return status;
 }
 
+GraphCounts take_graph_counts() {
+  const std::lock_guard lock(runtime().mutex);
+  return std::exchange(runtime().graph_counts, {});
+}
+
 cudaError_t refuse_while_capturing() {
   for (const CapturePtr& capture : runtime().captures) capture->invalidated = true;
   return runtime().captures.empty() ? cudaSuccess : cudaErrorStreamCaptureUnsupported;
@@ -116,6 +121,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
     if (!all_lead_to(capture->nodes, last)) return cudaErrorStreamCaptureUnjoined;
     state.graphs.push_back(std::make_unique<Graph>(Graph{std::move(capture->nodes)}));
     *graph = state.graphs.back().get();
+    ++state.graph_counts.captured;
     return cudaSuccess;
   });
 }
@@ -169,6 +175,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   return api([&] {
     Stream* on = find_stream(stream);
     if (!on || !owns(runtime().executables, executable)) return cudaErrorInvalidValue;
+    ++runtime().graph_counts.launched;
     return enqueue(*on, [graph = executable->replay](Nodes after) { return replay(*graph, std::move(after)); });
   });
 }

@@ -1,7 +1,6 @@
 // What the files of the runtime stand-in share. Everything is guarded by Runtime::mutex, which api() takes.
 #pragma once
 
-#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -29,7 +28,7 @@ struct Node {
   std::function<bool(bool wait)> complete = nullptr;
   bool done = false;
   bool queried = false;  ///< cudaErrorNotReady has been said of it
-  std::chrono::steady_clock::time_point finished = {};
+  double finished = 0;  ///< milliseconds, as Runtime::clock
 };
 /// Makes the node of a submission once it is known what it comes after: at once, or at each replay of a graph.
 using Maker = std::function<NodePtr(Nodes after)>;
@@ -103,6 +102,7 @@ struct Runtime {
   bool driver = true;
   bool executing = false;  ///< work is running, on the thread that holds the mutex
   StreamOrder order = StreamOrder::needed_only;
+  double clock = 0;  ///< milliseconds that all work took: what events tell
   std::vector<DeviceState> devices;
   std::vector<std::unique_ptr<Stream>> streams;
   std::vector<std::pair<int, NodePtr>> detached;  ///< device and tail of streams destroyed with work in them
@@ -116,6 +116,7 @@ struct Runtime {
   std::size_t freed_bytes = 0;
   std::map<const void*, std::size_t> opted_in;  ///< kernels' largest dynamic shared memory
   std::vector<std::string> launched;            ///< kernels, for take_launched()
+  GraphCounts graph_counts;
   std::vector<std::string> faults;              ///< found where nothing may be thrown
   std::vector<std::function<void()>> when_dropped;
   int communicators = 0;  ///< of NCCL, that are not destroyed

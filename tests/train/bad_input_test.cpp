@@ -108,7 +108,7 @@ TEST_CASE("Command lines and configurations that cannot be meant") {
       {"a batch beyond the memory",
        w.train({"--set", "training.global_batch_size=134217727", "--set", "training.micro_batch_size=auto"}),
        6,
-       {"134217727 sequences", "micro_batch_size"}},
+       {"134217727 sequences", "micro_batch_size", "training.recompute"}},
       {"more steps than can be counted", w.set("training.steps=9223372036854775807"), 2, {"training.steps", "64 bits"}},
       {"a sequence longer than positions", w.set("data.sequence_length=17"), 2, {"17", "max_position_embeddings is 16"}},
       {"a glob without shards", w.set("data.train=" + w.path("none_*.bin")), 3, {"none_*.bin", "tokenize_corpus.py"}},

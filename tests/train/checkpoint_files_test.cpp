@@ -58,6 +58,9 @@ TEST_CASE("trainer.json holds whole counts from 0 and a configuration") {
   nlohmann::json counted = trainer();
   counted["tokens"] = 4000;
   CHECK(parse_trainer(counted.dump(), "some.json").snapshot.state.tokens == 4000);
+  CHECK(read.snapshot.plans.empty());
+  counted["plans"] = "{}";
+  CHECK(parse_trainer(counted.dump(), "some.json").snapshot.plans == "{}");
   CHECK(read.snapshot.state.bad_steps_in_a_row == 1);
   CHECK(read.data_fingerprint == "f");
   CHECK(read.device == "cpu");
@@ -76,6 +79,7 @@ TEST_CASE("trainer.json holds whole counts from 0 and a configuration") {
   CHECK_THAT(wrong({{"seconds", -0.5}}), Contains("\"seconds\" is -0.5"));
   CHECK_THAT(wrong({{"data_fingerprint", 5}}), Contains("must be a string"));
   CHECK_THAT(wrong({{"device", 5}}), Contains("must be a string"));
+  CHECK_THAT(wrong({{"plans", 5}}), Contains("must be a string"));
   CHECK_THAT(wrong({{"config", {{"output", nullptr}}}, {"step", "3"}}), Contains("\"step\" is \"3\""));
   CHECK_THAT(wrong({{"window_losses", 5}}), Contains("\"window_losses\" is 5, but must be a list of numbers"));
   CHECK_THAT(wrong({{"window_losses", {1.5, "2"}}}), Contains("list of numbers"));

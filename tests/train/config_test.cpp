@@ -57,6 +57,8 @@ TEST_CASE("A wrong type names key, value and expectation") {
   CHECK_THAT(refusal(tiny(), {{"output", "runs/\xff"}}), Contains("\"output\"") && Contains("not UTF-8"));
   CHECK_THAT(refusal(tiny(), {{"training.steps", "\xff"}}), Contains("\"training.steps\"") && Contains("not UTF-8"));
   CHECK_THAT(refusal(tiny(), {{"optimizer.wd_LN_gamma", "1"}}), Contains("must be true or false"));
+  CHECK_THAT(refusal(tiny(), {{"training.recompute", "layers"}}),
+             Contains("\"training.recompute\" is \"layers\"") && Contains("\"none\", \"cheap\", \"block\""));
   CHECK_THAT(refusal(tiny(), {{"schedule.type", "step"}}), Contains("\"linear\", \"cosine\", \"constant\", \"wsd\""));
   CHECK_THAT(refusal(tiny(), {{"data.special_token_ids", "[1, -2]"}}), Contains("list of integers"));
   CHECK_THAT(refusal(tiny(), {{"training", "5"}}), Contains("\"training\" is 5, but must be an object"));
@@ -213,6 +215,7 @@ TEST_CASE("A resumed run may change its length, not its nature") {
   Config longer = config;
   longer.training.steps = 5000;
   longer.data.train = "elsewhere";
+  longer.training.recompute = "block";  // which changes no bit
   CHECK(check_resume(before, longer).empty());
   Config faster = config;
   faster.optimizer.learning_rate = 1.0;

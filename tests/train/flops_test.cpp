@@ -41,6 +41,12 @@ TEST_CASE("FLOPs are those counted by hand") {
   CHECK(training_flops(projected, work) == body + 3 * 2 * 6 * 12 + 3 * 2 * 2 * (12 + 30) + attention);
 }
 
+TEST_CASE("What is recomputed is counted by hand, and apart") {
+  // One of two layers again: 128 weights less the 8 x 4 of contract.
+  const PassWork work{6, 2, 18};
+  for (const char* type : {"bert", "opt"}) CHECK(recomputed_flops(small_model(type), work) == 2 * 6 * 96 + 18 * 16);
+}
+
 TEST_CASE("FLOPs are those of the benchmark") {
   // The same figures stand in tests/python/test_bench.py.
   struct Shape {

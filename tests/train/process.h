@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -32,7 +33,13 @@ class Process {
           const ProcessOptions& options = {}) {
     const std::string path = std::string(OUTEFFHOP_BINARY_DIR) + "/" + program;
     std::vector<const char*> argv = {path.c_str()};
-    for (const std::string& a : arguments) argv.push_back(a.c_str());
+    for (const std::string& a : arguments) {
+      argv.push_back(a.c_str());
+      // These tests are of the CPU, whatever the machine has, unless they say otherwise.
+      const bool on_device = argv.size() == 2 && (a == "train" || a == "eval" || a == "probe");
+      const auto says = [](const std::string& other) { return other == "--device" || other == "--help"; };
+      if (on_device && std::none_of(arguments.begin(), arguments.end(), says)) argv.insert(argv.end(), {"--device", "cpu"});
+    }
     argv.push_back(nullptr);
     const std::string out = options.output.empty() ? (directory_.path() / "out").string() : options.output;
     const std::string error = (directory_.path() / "err").string();

@@ -70,6 +70,10 @@ TEST_CASE("A dry run of a started run says what remains, and leaves it as it is"
   CHECK_THAT(resumed.output, Contains("25 steps after step 15") && Contains("25 steps: "));
   CHECK(read_file(corpus.path("run/metrics.jsonl")) == metrics);
 
+  const test::Result recomputing = run({"train", "--config", config, "--dry-run", "--set", "training.recompute=block"});
+  CHECK(recomputing.code == 0);
+  CHECK_THAT(recomputing.output, Contains("more to recompute") && Contains("activations (recompute: block) "));
+
   // What a resume would refuse, a dry run refuses too.
   CHECK(run({"train", "--config", config, "--dry-run", "--set", "training.seed=8"}).code == 2);
 }

@@ -68,6 +68,7 @@ inline TrainOptions quiet_options(const nlohmann::json& config, const std::vecto
   TrainOptions options;
   options.config = read_config(config, "test", overrides);
   options.quiet = true;
+  options.device = "cpu";  // whatever the machine has
   return options;
 }
 

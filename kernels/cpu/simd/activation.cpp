@@ -74,23 +74,13 @@ OUTEFFHOP_INLINE vf gradient(vf x, vf d) {
   return d;
 }
 
-OUTEFFHOP_INLINE vf rounded(vf x, const float*) { return x; }
-OUTEFFHOP_INLINE vf rounded(vf x, const bf16*) {
-  bf16 lanes[W];
-  store(lanes, x);
-  return load(lanes);
-}
-
-template <class From, class S, Activation A>
-std::int32_t forward(const void* x, void* pre, void* out, std::int64_t begin, std::int64_t end) {
-  const From* from = static_cast<const From*>(x);
-  S* kept = pre == x ? nullptr : static_cast<S*>(pre);
-  S* to = static_cast<S*>(out);
+template <class S, Activation A>
+std::int32_t forward(const ConstTensor& pre, const Tensor& out, std::int64_t begin, std::int64_t end) {
+  const S* from = static_cast<const S*>(pre.data);
+  S* to = static_cast<S*>(out.data);
   vi largest{};
   for_vectors(begin, end, [&](std::int64_t c, auto extent) OUTEFFHOP_BODY {
-    const vf v = load(from + c, extent);
-    if (kept) store(kept + c, v, extent);
-    const vf y = value<A>(v);
+    const vf y = value<A>(load(from + c, extent));
     store(to + c, y, extent);
     const vi magnitude = reinterpret_cast<vi>(abs(rounded(keep(y, extent, 0.0f), to)));
     largest = magnitude > largest ? magnitude : largest;
@@ -98,13 +88,6 @@ std::int32_t forward(const void* x, void* pre, void* out, std::int64_t begin, st
   std::int32_t bits = 0;
   for (int i = 0; i < W; ++i) bits = largest[i] > bits ? largest[i] : bits;
   return bits;
-}
-
-template <Activation A>
-std::int32_t forward(const ConstTensor& x, const Tensor& pre, const Tensor& out, std::int64_t begin, std::int64_t end) {
-  if (x.dtype == DType::bf16) return forward<bf16, bf16, A>(x.data, pre.data, out.data, begin, end);
-  if (out.dtype == DType::bf16) return forward<float, bf16, A>(x.data, pre.data, out.data, begin, end);
-  return forward<float, float, A>(x.data, pre.data, out.data, begin, end);
 }
 
 template <class S, Activation A>
@@ -117,14 +100,14 @@ void backward(const ActivationBackward& op, std::int64_t begin, std::int64_t end
   });
 }
 
-std::int32_t forward_range(Activation activation, const ConstTensor& x, const Tensor& pre, const Tensor& out,
-                           std::int64_t begin, std::int64_t end) {
-  switch (activation) {
-    case Activation::none: return forward<Activation::none>(x, pre, out, begin, end);
-    case Activation::gelu_erf: return forward<Activation::gelu_erf>(x, pre, out, begin, end);
-    case Activation::gelu_tanh: return forward<Activation::gelu_tanh>(x, pre, out, begin, end);
-    case Activation::relu: return forward<Activation::relu>(x, pre, out, begin, end);
-  }
+std::int32_t forward_range(Activation activation, const ConstTensor& pre, const Tensor& out, std::int64_t begin,
+                           std::int64_t end) {
+  OUTEFFHOP_FOR_STORAGE(out.dtype, switch (activation) {
+    case Activation::none: return forward<S, Activation::none>(pre, out, begin, end);
+    case Activation::gelu_erf: return forward<S, Activation::gelu_erf>(pre, out, begin, end);
+    case Activation::gelu_tanh: return forward<S, Activation::gelu_tanh>(pre, out, begin, end);
+    case Activation::relu: return forward<S, Activation::relu>(pre, out, begin, end);
+  });
   return 0;
 }
 
@@ -138,29 +121,29 @@ void backward_range(const ActivationBackward& op, std::int64_t begin, std::int64
 }
 
 template <class S>
-void column_sums(const void* data, std::int64_t rows, std::int64_t columns, std::int64_t begin, std::int64_t end, float* to) {
+void column_sums(const void* data, std::int64_t rows, std::int64_t stride, std::int64_t begin, std::int64_t end, float* to) {
   const S* x = static_cast<const S*>(data);
   // Eight rows are added up before they join the running sum: an eighth of its traffic, and of its rounding errors.
   constexpr std::int64_t kGroup = 8;
   std::int64_t r = 0;
   for (; r + kGroup <= rows; r += kGroup) {
     for_vectors(begin, end, [&](std::int64_t c, auto extent) OUTEFFHOP_BODY {
-      const S* p = x + r * columns + c;
-      const vf a = (load(p, extent) + load(p + columns, extent)) + (load(p + 2 * columns, extent) + load(p + 3 * columns, extent));
-      p += 4 * columns;
-      const vf b = (load(p, extent) + load(p + columns, extent)) + (load(p + 2 * columns, extent) + load(p + 3 * columns, extent));
+      const S* p = x + r * stride + c;
+      const vf a = (load(p, extent) + load(p + stride, extent)) + (load(p + 2 * stride, extent) + load(p + 3 * stride, extent));
+      p += 4 * stride;
+      const vf b = (load(p, extent) + load(p + stride, extent)) + (load(p + 2 * stride, extent) + load(p + 3 * stride, extent));
       store(to + c, load(to + c, extent) + (a + b), extent);
     });
   }
   for (; r < rows; ++r)
     for_vectors(begin, end, [&](std::int64_t c, auto extent) OUTEFFHOP_BODY {
-      store(to + c, load(to + c, extent) + load(x + r * columns + c, extent), extent);
+      store(to + c, load(to + c, extent) + load(x + r * stride + c, extent), extent);
     });
 }
 
-void add_column_sums(const ConstTensor& x, std::int64_t rows, std::int64_t columns, std::int64_t begin, std::int64_t end,
+void add_column_sums(const ConstTensor& x, std::int64_t rows, std::int64_t stride, std::int64_t begin, std::int64_t end,
                      float* to) {
-  OUTEFFHOP_FOR_STORAGE(x.dtype, column_sums<S>(x.data, rows, columns, begin, end, to));
+  OUTEFFHOP_FOR_STORAGE(x.dtype, column_sums<S>(x.data, rows, stride, begin, end, to));
 }
 
 }  // namespace

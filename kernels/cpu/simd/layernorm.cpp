@@ -21,7 +21,7 @@ void forward(const LayerNormForward& op, const float* weight, const float* bias,
     S* sum = op.sum.data ? static_cast<S*>(op.sum.data) + r * C : nullptr;
     S* out = static_cast<S*>(op.out.data) + r * C;
 
-    // The sum, kept unrounded in `row`, and its mean: chunks in fp32, added up in double.
+    // The sum, kept as floats in `row`, and its mean: chunks in fp32, added up in double.
     double total = 0.0;
     for (std::int64_t chunk = 0; chunk < C; chunk += kPhiloxColumns) {
       const std::int64_t end = C - chunk < kPhiloxColumns ? C : chunk + kPhiloxColumns;
@@ -33,6 +33,7 @@ void forward(const LayerNormForward& op, const float* weight, const float* bias,
         vf v = load(x + c, extent);
         if (threshold) v = v * dropout_factor(bits + (c - chunk), threshold, op.dropout.scale);
         if (residual) v = v + load(residual + c, extent);
+        v = rounded(v, out);
         store(row + c, v);
         if (sum) store(sum + c, v, extent);
         part = part + keep(v, extent, 0.0f);

@@ -46,6 +46,14 @@ OUTEFFHOP_INLINE vf keep(vf x, Part part, float other) {
   return lane < static_cast<std::int32_t>(part.count) ? x : splat(other);
 }
 
+/// x as it would be stored.
+OUTEFFHOP_INLINE vf rounded(vf x, const float*) { return x; }
+OUTEFFHOP_INLINE vf rounded(vf x, const bf16*) {
+  bf16 lanes[W];
+  store(lanes, x);
+  return load(lanes);
+}
+
 /// Sum of the lanes in double, by halving.
 OUTEFFHOP_INLINE double sum_in_double(vf x) {
   float lanes[W];

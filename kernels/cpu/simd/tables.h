@@ -28,13 +28,13 @@ struct LayerNormTable {
 };
 
 struct ActivationTable {
-  /// out = activation(x), and pre = x unless pre is null or x itself. x is fp32 or of out's type; pre is of out's type.
-  /// Returns the bits of the largest |out| as stored (an integer comparison: NaN is largest).
-  std::int32_t (*forward)(Activation activation, const ConstTensor& x, const Tensor& pre, const Tensor& out,
-                          std::int64_t begin, std::int64_t end);
+  /// out = activation(pre), both of the same type; out may be pre. Returns the bits of the largest |out| as stored (an
+  /// integer comparison: NaN is largest).
+  std::int32_t (*forward)(Activation activation, const ConstTensor& pre, const Tensor& out, std::int64_t begin,
+                          std::int64_t end);
   void (*backward)(const ActivationBackward& op, std::int64_t begin, std::int64_t end);
-  /// to[c] += sum over all rows of x (rows, columns), for columns [begin, end).
-  void (*add_column_sums)(const ConstTensor& x, std::int64_t rows, std::int64_t columns, std::int64_t begin, std::int64_t end,
+  /// to[c] += sum over all rows of x, which begin every `stride` elements, for columns [begin, end).
+  void (*add_column_sums)(const ConstTensor& x, std::int64_t rows, std::int64_t stride, std::int64_t begin, std::int64_t end,
                           float* to);
 };
 

@@ -14,4 +14,11 @@ __device__ __forceinline__ std::uint32_t bf16_pair(float low, float high) {
   return pair;
 }
 
+/// The same, with 0 in place of what is below 0.
+__device__ __forceinline__ std::uint32_t bf16_pair_positive(float low, float high) {
+  std::uint32_t pair;
+  asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
 }  // namespace outeffhop::cuda::ptx
